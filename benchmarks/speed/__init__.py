@@ -1,0 +1,1 @@
+"""How fast, against what: CPU-time ratios measured in one run."""

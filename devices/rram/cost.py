@@ -1,0 +1,136 @@
+"""Energy, latency and area of reading and programming crossbars, each term from the design's own constants."""
+
+from dataclasses import dataclass
+
+from devices.base import Cost
+from devices.rram.crossbar import RRAMCrossbar
+
+
+@dataclass(frozen=True)
+class CrossbarActivity:
+    """What one call made the arrays of a layer do.
+
+    Attributes
+    ----------
+    arrays
+        Arrays that the layer occupies.
+    cells
+        Cells that hold weights.
+    vectors
+        Input vectors that were read, one after the other.
+    row_conversions
+        Digital-to-analog conversions, all rows and vectors together.
+    column_conversions
+        Analog-to-digital conversions, all pairs of columns, arrays and vectors together.
+    columns_used
+        Converted pairs of columns of the fullest array.
+    relative_siemens
+        Sum over vectors and cells of (V / V_full_scale)^2 G.
+    macs
+        Multiply-accumulates, all vectors together.
+    bytes_in, bytes_out
+        Input and output codes that cross the arrays' edge.
+    """
+
+    arrays: int
+    cells: int
+    vectors: int
+    row_conversions: int
+    column_conversions: int
+    columns_used: int
+    relative_siemens: float
+    macs: int
+    bytes_in: int
+    bytes_out: int
+
+
+def crossbar_cost(design: RRAMCrossbar, layer: str, activity: CrossbarActivity) -> list[Cost]:
+    """Return the cost rows of one call; a term whose constants were not given carries None and says which.
+
+    Arrays work side by side and vectors one after the other, so latency counts once for all arrays of a layer.
+    """
+    hardware = type(design).__name__
+    rows: list[Cost] = []
+
+    def add(
+        term: str,
+        energy: float | None,
+        latency: float | None,
+        area: float | None,
+        *,
+        note: str = "",
+        operations: int | None = None,
+        moved: int | None = None,
+    ) -> None:
+        rows.append(
+            Cost(
+                layer=layer,
+                hardware=hardware,
+                term=term,
+                energy_j=energy,
+                latency_s=latency,
+                area_m2=area,
+                bytes=moved,
+                operations=operations,
+                note=note,
+            )
+        )
+
+    pulse, volt = design.read_pulse_s, design.read_voltage_volt
+    add(
+        "cell read",
+        None if pulse is None or volt is None else volt**2 * activity.relative_siemens * pulse,
+        None if pulse is None else activity.vectors * pulse,
+        None if design.cell_area_m2 is None else design.cell_area_m2 * design.rows * design.columns * activity.arrays,
+        note=_missing(read_voltage_volt=volt, read_pulse_s=pulse, cell_area_m2=design.cell_area_m2),
+        operations=2 * activity.macs,
+    )
+    if design.dac is not None:
+        dac = design.dac
+        energy, latency, area = dac.conversion_energy_j, dac.conversion_latency_s, dac.converter_area_m2
+        add(
+            "DAC",
+            None if energy is None else energy * activity.row_conversions,
+            None if latency is None else latency * activity.vectors,
+            None if area is None else area * design.rows * activity.arrays,
+            note=_missing(dac_joule_per_step=energy, dac_sample_rate_hertz=latency, dac_area_m2=area),
+            moved=activity.bytes_in,
+        )
+    if design.adc is not None:
+        adc = design.adc
+        energy, latency, area = adc.conversion_energy_j, adc.conversion_latency_s, adc.converter_area_m2
+        turns = min(adc.columns_per_adc, activity.columns_used)
+        add(
+            "ADC",
+            None if energy is None else energy * activity.column_conversions,
+            None if latency is None else latency * turns * activity.vectors,
+            None if area is None else area * -(-design.columns // (2 * adc.columns_per_adc)) * activity.arrays,
+            note=_missing(adc_joule_per_step=energy, adc_sample_rate_hertz=latency, adc_area_m2=area),
+            moved=activity.bytes_out,
+        )
+    add(
+        "digital shift and add",
+        None,
+        None,
+        None,
+        note="not given: no constant for digital accumulation",
+        operations=activity.column_conversions,
+    )
+    pulses, write = design.pulses_per_write, design.write_pulse_j
+    rows.append(
+        Cost(
+            layer=layer,
+            hardware=hardware,
+            term="programming",
+            energy_j=None if pulses is None or write is None else activity.cells * pulses * write,
+            operations=activity.cells,
+            once=True,
+            note=_missing(pulses_per_write=pulses, write_pulse_j=write, write_time_s=None),
+        )
+    )
+    return rows
+
+
+def _missing(**constants: float | None) -> str:
+    absent = [name for name, value in constants.items() if value is None]
+    return f"not given: {', '.join(absent)}" if absent else ""

@@ -1,0 +1,66 @@
+"""The design of an RRAM crossbar: cells, array, mapping and converters."""
+
+from typing import Self
+
+from pydantic import Field, SerializeAsAny
+
+from devices.base import Hardware, ResistiveCell
+from devices.converters import ADC, DAC
+from devices.rram.ideal import IdealCell
+from devices.rram.mapping import DifferentialMapping
+
+
+class RRAMCrossbar(Hardware):
+    """Arrays of resistive cells that multiply a vector of row voltages by a matrix of conductances.
+
+    Parameters
+    ----------
+    cell
+        The resistive cell; any subclass of `ResistiveCell`.
+    rows, columns
+        Cells of one array. A weight takes two columns (a pair) for each of its slices.
+    mapping
+        How weights become conductances.
+    dac, adc
+        Converters on the rows and on the columns; None is an ideal converter.
+    read_voltage_volt, read_pulse_s
+        Row voltage at full scale and its duration: a read dissipates V^2 G t in each cell. None: not given.
+    pulses_per_write, write_pulse_j
+        Programming pulses a cell takes on average, and the energy of one. None: not given.
+    cell_area_m2
+        Area of one cell. None: not given.
+
+    Examples
+    --------
+    >>> design = RRAMCrossbar.preset("wan_nature_2022", adc={"bits": 6})
+    >>> design.adc.bits, design.rows, design.ideal().adc
+    (6, 256, None)
+    """
+
+    cell: SerializeAsAny[ResistiveCell]
+    rows: int = Field(default=256, ge=1, le=65536)
+    columns: int = Field(default=256, ge=2, le=65536)
+    mapping: DifferentialMapping = DifferentialMapping()
+    dac: DAC | None = None
+    adc: ADC | None = None
+    read_voltage_volt: float | None = Field(default=None, gt=0)
+    read_pulse_s: float | None = Field(default=None, gt=0)
+    pulses_per_write: float | None = Field(default=None, ge=1)
+    write_pulse_j: float | None = Field(default=None, gt=0)
+    cell_area_m2: float | None = Field(default=None, gt=0)
+
+    @property
+    def weights_per_row(self) -> int:
+        """Weights that fit side by side in one array: each takes a pair of columns a slice."""
+        return self.columns // (2 * self.mapping.slices)
+
+    def ideal(self) -> Self:
+        """Return the same array without errors, finite levels and converters: a compiled layer then equals float.
+
+        Examples
+        --------
+        >>> type(RRAMCrossbar.preset("milo_irps_2021").ideal().cell).__name__
+        'IdealCell'
+        """
+        cell = IdealCell(g_min_siemens=self.cell.g_min_siemens, g_max_siemens=self.cell.g_max_siemens)
+        return self.replace(cell=cell, mapping=self.mapping.ideal(), dac=None, adc=None)

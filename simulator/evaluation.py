@@ -1,0 +1,319 @@
+"""What accuracy is left on the hardware: a chip measured over many fabricated and programmed instances."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from simulator._isolation import one_thread
+from simulator.batches import RepeatableBatches
+from simulator.chip import Chip
+from simulator.metrics import Metric, metric
+from simulator.progress import track
+from simulator.statistics import (
+    Comparison,
+    Components,
+    Interval,
+    bootstrap_error,
+    components,
+    mean_interval,
+    paired_comparison,
+    percentile,
+    worst,
+    yield_fraction,
+)
+from simulator.workers import work_through
+
+MetricLike = str | Metric | Callable[[Tensor, Tensor], float]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One programmed instance measured over the data.
+
+    Attributes
+    ----------
+    trial
+        Which instance; ``chip.program(seed, trial)`` draws it again.
+    values
+        Value of each metric.
+    test_errors
+        Standard error of each value over test sets of the same size.
+    """
+
+    trial: int
+    values: dict[str, float]
+    test_errors: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of `evaluate`: every trial, and what they say together.
+
+    Attributes
+    ----------
+    frame
+        A row per trial: ``trial``, ``seed``, and a column per metric.
+    reference
+        Value of each metric for the float model with the chip's master weights.
+    test_errors
+        Standard error of one chip's value over test sets, by metric.
+    metrics
+        The metrics, by name.
+    seed
+        Seed of the trials.
+    confidence
+        Of the intervals.
+    """
+
+    frame: pd.DataFrame
+    reference: dict[str, float]
+    test_errors: dict[str, float]
+    metrics: dict[str, Metric]
+    seed: int
+    confidence: float = 0.95
+
+    def values(self, name: str | None = None) -> list[float]:
+        """Return a metric's value of each trial; the first metric where no name is given."""
+        return [float(value) for value in self.frame[self._metric(name).name]]
+
+    def mean(self, name: str | None = None) -> Interval:
+        """Return the mean over chips with its t-interval."""
+        return mean_interval(self.values(name), self.confidence)
+
+    def components(self, name: str | None = None) -> Components:
+        """Return the chip-to-chip spread, the error of the mean and the test set's own error, apart."""
+        chosen = self._metric(name)
+        return components(self.values(name), self.test_errors[chosen.name])
+
+    def worst(self, name: str | None = None) -> float:
+        """Return the value of the worst chip."""
+        return worst(self.values(name), higher_is_better=self._metric(name).higher_is_better)
+
+    def percentile(self, percent: float = 5.0, name: str | None = None) -> float:
+        """Return the value that `percent` of the chips are worse than."""
+        return percentile(self.values(name), percent, higher_is_better=self._metric(name).higher_is_better)
+
+    def yield_at(self, spec: float, name: str | None = None) -> Interval:
+        """Return the fraction of chips that meet a specification, with its Wilson interval."""
+        return yield_fraction(self.values(name), spec, higher_is_better=self._metric(name).higher_is_better, confidence=self.confidence)
+
+    def summary(self) -> pd.DataFrame:
+        """Return a row per metric: mean and interval, chip-to-chip deviation, test-set error, worst, 5th percentile, float."""
+        rows = []
+        for name in self.metrics:
+            mean, parts = self.mean(name), self.components(name)
+            rows.append(
+                {
+                    "metric": name,
+                    "mean": mean.value,
+                    "low": mean.low,
+                    "high": mean.high,
+                    "chip_std": parts.chip_std,
+                    "test_error": parts.test_error,
+                    "worst": self.worst(name),
+                    "percentile_5": self.percentile(5.0, name),
+                    "float": self.reference[name],
+                    "trials": mean.n,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def __str__(self) -> str:
+        lines = []
+        for name in self.metrics:
+            lines.append(f"{name} {self.mean(name)}, worst {self.worst(name):.3f}, float {self.reference[name]:.3f}")
+        return "\n".join(lines)
+
+    def _metric(self, name: str | None) -> Metric:
+        if name is None:
+            return next(iter(self.metrics.values()))
+        if name not in self.metrics:
+            raise ValueError(f"Argument `name` must be one of {', '.join(self.metrics)}, but got {name!r}")
+        return self.metrics[name]
+
+
+def evaluate(
+    chip: Chip,
+    data: Any,
+    *,
+    metrics: MetricLike | Sequence[MetricLike] = "accuracy",
+    trials: int = 25,
+    seed: int = 0,
+    seconds: float = 0.0,
+    workers: int = 1,
+    batch_size: int = 256,
+    confidence: float = 0.95,
+    progress: bool | None = None,
+) -> Evaluation:
+    """Measure a chip over many programmed instances.
+
+    Trial k programs a private copy with ``program(seed, k)`` and reads it over the data; the chip given stays as it is. Two
+    chips evaluated with one seed see common random numbers: `compare` uses that.
+
+    Parameters
+    ----------
+    chip
+        From `simulator.compile`.
+    data
+        A loader, data set, batches of (inputs, targets), or a pair of tensors.
+    metrics
+        Names of built-in metrics, `Metric` objects, or functions of all outputs and all targets; one or several.
+    trials
+        Programmed instances, at least 1.
+    seed
+        Seed of all draws.
+    seconds
+        Age of each instance when it is read, in seconds since programming.
+    workers
+        Processes; results are the same bits for any number.
+    batch_size
+        Batch size for a data set or a pair of tensors; read noise is drawn batch by batch.
+    confidence
+        Of the intervals.
+    progress
+        Show a progress bar; by default on a terminal.
+
+    Returns
+    -------
+    Evaluation
+        Print it for the line that says it all.
+
+    Raises
+    ------
+    ValueError
+        If the data are empty, an argument is out of range, or outputs and targets do not fit the metric.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import simulator as sim
+    >>> from devices import RRAMCrossbar
+    >>> model = torch.nn.Linear(4, 2)
+    >>> x = torch.rand(64, 4)
+    >>> chip = sim.compile(model, RRAMCrossbar.preset("wan_nature_2022"), example_inputs=x)
+    >>> result = evaluate(chip, (x, model(x).argmax(1)), trials=3, seed=0)
+    >>> len(result.frame), result.reference
+    (3, {'accuracy': 1.0})
+    """
+    chosen = resolve_metrics(metrics)
+    count = _whole("trials", trials, 1)
+    _whole("seed", seed, 0)
+    passes = RepeatableBatches(data, batch_size=batch_size, seed=seed)
+    reference = measure_reference(chip, passes, chosen)
+    measured = measure_trials(chip, passes, chosen, range(count), seed=seed, seconds=seconds, workers=workers)
+    found = list(track(measured, count, "chips", progress))
+    return collect(found, reference, chosen, seed=seed, confidence=confidence)
+
+
+def compare(first: Evaluation, second: Evaluation, *, name: str | None = None, names: tuple[str, str] = ("first", "second")) -> Comparison:
+    """Compare two chips trial by trial on common random numbers.
+
+    Parameters
+    ----------
+    first, second
+        Evaluations with the same seed and number of trials, on the same data.
+    name
+        Metric; the first where none is given.
+    names
+        What to call the two.
+
+    Raises
+    ------
+    ValueError
+        If seeds or trials differ: the pairs would not share their random numbers.
+    """
+    if first.seed != second.seed or list(first.frame["trial"]) != list(second.frame["trial"]):
+        raise ValueError(
+            f"Arguments `first` and `second` must have the same seed and trials, but got seeds {first.seed} and {second.seed} "
+            f"with {len(first.frame)} and {len(second.frame)} trials; evaluate both alike"
+        )
+    direction = first._metric(name).higher_is_better
+    return paired_comparison(first.values(name), second.values(name), higher_is_better=direction, confidence=first.confidence, names=names)
+
+
+def resolve_metrics(metrics: MetricLike | Sequence[MetricLike]) -> dict[str, Metric]:
+    """Return metrics by name, in the order given; raises ValueError on two of one name."""
+    several = [metrics] if isinstance(metrics, str | Metric) or not isinstance(metrics, Sequence) else metrics
+    found = [metric(spec) for spec in several]
+    if not found or len({one.name for one in found}) < len(found):
+        raise ValueError(f"Argument `metrics` must hold metrics of different names, but got {[one.name for one in found]}")
+    return {one.name: one for one in found}
+
+
+def measure_reference(chip: Chip, passes: RepeatableBatches, metrics: dict[str, Metric]) -> dict[str, float]:
+    """Return each metric's value for the float model with the chip's master weights."""
+    _require_chip(chip)
+    with chip.reference():
+        return {name: metrics[name].compute(rows) for name, rows in _rows(chip, passes, metrics).items()}
+
+
+def measure_trials(
+    chip: Chip, passes: RepeatableBatches, metrics: dict[str, Metric], trials: Iterable[int], *, seed: int, seconds: float, workers: int
+) -> Iterator[Trial]:
+    """Yield the trials asked for as they are measured, in their order."""
+    private = copy.deepcopy(chip, {id(parameter): parameter for parameter in chip.parameters()}).eval()
+    return work_through(_Measurement(private, passes, metrics, seed, seconds), trials, workers)
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """What a worker needs to measure any trial."""
+
+    chip: Chip
+    passes: RepeatableBatches
+    metrics: dict[str, Metric]
+    seed: int
+    seconds: float
+
+    def __call__(self, trial: int) -> Trial:
+        self.chip.program(self.seed, trial)
+        if self.seconds:
+            self.chip.age(self.seconds)
+        rows = _rows(self.chip, self.passes, self.metrics)
+        values = {name: self.metrics[name].compute(part) for name, part in rows.items()}
+        # The test set's own error hardly differs between chips of one design: the first few tell it.
+        resampled = rows if trial < ERROR_TRIALS else {}
+        errors = {name: bootstrap_error(part, self.metrics[name].compute, seed=self.seed) for name, part in resampled.items()}
+        return Trial(trial, values, errors)
+
+
+ERROR_TRIALS = 3
+"""Trials that bootstrap the test set's error."""
+
+
+def collect(found: Sequence[Trial], reference: dict[str, float], metrics: dict[str, Metric], *, seed: int, confidence: float) -> Evaluation:
+    """Put measured trials together."""
+    frame = pd.DataFrame([{"trial": one.trial, "seed": seed, **one.values} for one in found])
+    errors = {name: [one.test_errors[name] for one in found if name in one.test_errors] for name in metrics}
+    pooled = {name: (sum(e**2 for e in part) / len(part)) ** 0.5 if part else float("nan") for name, part in errors.items()}
+    return Evaluation(frame, reference, pooled, metrics, seed, confidence)
+
+
+def _rows(model: nn.Module, passes: RepeatableBatches, metrics: dict[str, Metric]) -> dict[str, Tensor]:
+    device = next(model.parameters()).device
+    found: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    with torch.no_grad(), one_thread():
+        for batch in passes:
+            if batch.targets is None:
+                raise ValueError("Argument `data` must yield (inputs, targets), but its batches have no targets")
+            there = batch.to(device)
+            output = model(*there.inputs, **there.keywords)
+            for name, one in metrics.items():
+                found[name].append(one.rows(output, there.targets))
+    return {name: metrics[name].join(part) for name, part in found.items()}
+
+
+def _require_chip(chip: Any) -> None:
+    if not isinstance(chip, Chip):
+        raise ValueError(f"Argument `chip` must be a compiled chip, but got {type(chip).__name__}; call sim.compile(model, design) first")
+
+
+def _whole(name: str, value: Any, lowest: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise ValueError(f"Argument `{name}` must be an integer of at least {lowest}, but got {value!r}")
+    return value

@@ -1,0 +1,22 @@
+"""Shapes and dtypes written with jaxtyping are checked in every test."""
+
+from collections.abc import Iterator
+
+import jaxtyping
+import numba
+import pytest
+
+from tests import shapes
+
+# The hook replaces functions by checked ones, which Numba cannot compile: kernels are checked when they run as plain Python.
+jaxtyping.install_import_hook(
+    ["simulator", "devices", *(["kernels"] if numba.config.DISABLE_JIT else [])], f"{shapes.__name__}.check_shapes"
+)
+
+
+@pytest.fixture(autouse=True)
+def refusals_are_our_own(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a test of bad input, which has "refuse" in its name, see the error of the function instead of that of the check."""
+    jaxtyping.config.update("jaxtyping_disable", "refuse" in request.node.name)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

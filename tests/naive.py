@@ -1,0 +1,84 @@
+"""The slow, obvious twin of every kernel: plain Python, one element at a time."""
+
+import math
+
+import numpy as np
+
+MASK = 0xFFFFFFFF
+
+
+def philox4x32(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = divmod(0xD2511F53 * c0, 2**32)
+        high1, low1 = divmod(0xCD9E8D57 * c2, 2**32)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return c0, c1, c2, c3
+
+
+def word(word0: int, word1: int, read: int, element: int) -> int:
+    """Return word `element` of a stream."""
+    chunk, lane = divmod(element, 1024)
+    plane, offset = divmod(lane, 256)
+    block = chunk * 256 + offset
+    return philox4x32((block & MASK, block >> 32, read & MASK, read >> 32), (word0, word1))[plane]
+
+
+def words(word0: int, word1: int, read: int, count: int) -> list[int]:
+    return [word(word0, word1, read, element) for element in range(count)]
+
+
+def unit(bits: int) -> np.float32:
+    """Return the number in (0, 1] of a word: the middle of its cell of the 31-bit grid, rounded to float32."""
+    return np.float32((np.float32(bits >> 1) + np.float32(0.5)) * np.float32(2.0**-31))
+
+
+def uniform(word0: int, word1: int, read: int, count: int) -> np.ndarray:
+    return np.array([min(unit(bits), np.float32(1 - 2**-24)) for bits in words(word0, word1, read, count)], np.float32)
+
+
+def gaussian_pair(radius_bits: int, angle_bits: int) -> tuple[float, float]:
+    """Return two normals by the textbook formula; a word goes once around the circle from -pi/4."""
+    radius = math.sqrt(-2.0 * math.log(unit(radius_bits)))
+    angle = 2.0 * math.pi * angle_bits / 2**32 - math.pi / 4
+    return radius * math.cos(angle), radius * math.sin(angle)
+
+
+def normal(word0: int, word1: int, read: int, count: int) -> np.ndarray:
+    result = []
+    for element in range(count):
+        second = element % 512 // 256
+        partner = element - 256 if second else element + 256
+        first, last = min(element, partner), max(element, partner)
+        result.append(gaussian_pair(word(word0, word1, read, first), word(word0, word1, read, last))[second])
+    return np.array(result, np.float64)
+
+
+def quantize(values: np.ndarray, step: float, low: int, high: int) -> np.ndarray:
+    size = np.float32(step)
+    codes = [min(max(round(float(value / size)), low), high) for value in values.reshape(-1)]
+    return np.array([np.float32(code) * size for code in codes], np.float32).reshape(values.shape)
+
+
+def convert(
+    values: np.ndarray,
+    noise: np.ndarray,
+    variance: np.ndarray | None = None,
+    step: float = 0.0,
+    limit: int = 0,
+    scale: float = 1.0,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the fused epilogue of float32 `values` with standard normals `noise`; added to `out` if it is given."""
+    result = np.zeros(values.shape, np.float32)
+    for index in np.ndindex(values.shape):
+        y = values[index]
+        if variance is not None:
+            y = y + np.sqrt(variance[index]) * noise[index]
+        if step > 0:
+            y = quantize(np.array([y], np.float32), step, -limit, limit)[0]
+        y = y * np.float32(scale)
+        result[index] = y if out is None else out[index] + y
+    return result

@@ -1,0 +1,209 @@
+"""Compiling: what is mapped, folded, counted and refused, and that the caller's model stays as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import simulator as sim
+from devices import ADC, DAC, IdealCell, RRAMCrossbar
+
+IDEAL = RRAMCrossbar(cell=IdealCell(g_min_siemens=1e-6, g_max_siemens=40e-6))
+PRESET = RRAMCrossbar.preset("wan_nature_2022")
+
+
+def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every parameter and statistic a value of its own, so that a dropped one shows."""
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if tensor.is_floating_point():
+                positive = name.endswith("running_var")
+                values = torch.rand(tensor.shape, generator=source) + 0.5 if positive else torch.randn(tensor.shape, generator=source) * 0.3
+                tensor.copy_(values)
+    return model.eval()
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.second = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.branch_norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.first(x)))
+        z = self.second(y)
+        return self.branch_norm(z) + z
+
+
+class Wayward(nn.Module):
+    """Python control flow on values: no graph can be captured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 2, 1)
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) if float(x.sum()) > -1e9 else x
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "folded"),
+    [
+        (
+            nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1, groups=2), nn.BatchNorm2d(4)),
+            (2, 2, 6, 6),
+            {"1", "4"},
+        ),
+        (nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2)), (3, 5), {"1"}),
+        (nn.Sequential(nn.Conv3d(1, 2, 2, bias=False), nn.BatchNorm3d(2)), (2, 1, 3, 3, 3), {"1"}),
+        (Residual(), (2, 3, 5, 5), {"norm"}),
+    ],
+)
+def test_batch_norm_folds_where_it_alone_follows(model: nn.Module, shape: tuple[int, ...], folded: set[str]) -> None:
+    shaken(model)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    chip = sim.compile(model, IDEAL, example_inputs=(x,))
+    assert relative_error(chip(x), model(x)) < 1e-5
+    rows = chip.coverage.set_index("layer")
+    assert {name for name in rows.index if rows.loc[name, "hardware"].startswith("folded into")} == folded
+
+
+def test_linear_then_batch_norm_over_another_axis_is_not_folded() -> None:
+    model = shaken(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
+    x = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1))
+    chip = sim.compile(model, IDEAL, example_inputs=(x,))
+    assert relative_error(chip(x), model(x)) < 1e-5
+    assert chip.coverage.set_index("layer").loc["1", "hardware"] == "host"
+
+
+def test_a_model_that_cannot_be_captured_maps_by_module_and_says_that_folding_did_not_run() -> None:
+    model = shaken(Wayward())
+    x = torch.randn(2, 2, 5, generator=torch.Generator().manual_seed(1))
+    chip = sim.compile(model, IDEAL, example_inputs=(x,))
+    assert relative_error(chip(x), model(x)) < 1e-5
+    assert any("folding did not run" in warning for warning in chip.warnings)
+    assert "folding did not run" in chip.coverage.set_index("layer").loc["norm", "reason"]
+
+
+def test_a_shared_module_is_one_array_under_all_its_names() -> None:
+    shared = nn.Linear(3, 3)
+    model = shaken(nn.Sequential(shared, nn.ReLU(), shared))
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    chip = sim.compile(model, IDEAL, example_inputs=(x,))
+    assert relative_error(chip(x), model(x)) < 1e-5
+    assert chip.model[0] is chip.model[2]
+    assert len(chip.layers) == 1
+    # Called twice for each of four rows.
+    assert chip.coverage.set_index("layer").loc["0", "macs"] == 2 * 4 * 9
+
+
+def test_coverage_counts_macs_by_hand() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(96, 10), nn.Embedding(3, 3))
+    x = torch.rand(5, 4, 8, 8)
+    model[4] = nn.Softmax(dim=1)
+    table = sim.compile(model, PRESET, example_inputs=(x,)).coverage.set_index("layer")
+    assert table.loc["0", "macs"] == 5 * 6 * 16 * 2 * 9
+    assert table.loc["3", "macs"] == 5 * 96 * 10
+    assert table.loc["4", "hardware"] == "host"
+    assert "digital" in table.loc["4", "reason"]
+
+
+def test_arrays_and_utilization_by_hand() -> None:
+    model = nn.Sequential(nn.Linear(600, 300), nn.Linear(300, 10))
+    table = sim.compile(model, PRESET, example_inputs=torch.rand(1, 600)).coverage
+    # 600 rows in 3 arrays, 300 pairs of columns in 3 arrays of 128 pairs.
+    assert table["arrays"].tolist() == [9, 2]
+    assert table["utilization"].tolist() == pytest.approx([600 * 600 / (9 * 65536), 300 * 20 / (2 * 65536)])
+
+
+def test_patterns_place_layers_and_the_rest_stays_digital() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    chip = sim.compile(model, {"[01]": PRESET}, example_inputs=torch.rand(1, 4))
+    assert set(chip.layers) == {"0", "1"}
+    assert "no pattern" in chip.coverage.set_index("layer").loc["2", "reason"]
+
+
+def test_the_callers_model_is_untouched_and_shares_storage_until_the_first_write() -> None:
+    model = shaken(nn.Sequential(nn.Linear(2000, 2000), nn.ReLU(), nn.Linear(2000, 2)))
+    before = copy.deepcopy(model.state_dict())
+    x = torch.rand(8, 2000)
+    chip = sim.compile(model, PRESET, example_inputs=x)
+    chip(x)
+    address = torch._C._data_address
+    assert address(chip.model[0].weight) == address(model[0].weight)
+    chip.train()
+    optimizer = torch.optim.SGD(chip.parameters(), lr=0.1)
+    chip(x).sum().backward()
+    optimizer.step()
+    assert not torch.equal(chip.model[0].weight, model[0].weight)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    with torch.no_grad():
+        model[2].weight.zero_()
+    assert float(chip.model[2].weight.detach().abs().sum()) > 0
+
+
+def test_no_global_generator_is_read_or_changed() -> None:
+    model = shaken(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)))
+    pairs = torch.utils.data.TensorDataset(torch.rand(9, 4), torch.zeros(9, dtype=torch.long))
+    data = torch.utils.data.DataLoader(pairs, batch_size=4, shuffle=True)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    chip = sim.compile(model, PRESET, calibration=data)
+    first = sim.evaluate(chip, data, trials=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    assert sim.evaluate(chip, data, trials=2).frame.equals(first.frame)
+
+
+def test_without_calibration_data_each_batch_sets_the_range_and_the_chip_says_so() -> None:
+    design = RRAMCrossbar(cell=IDEAL.cell, dac=DAC(bits=8), adc=ADC(bits=8))
+    chip = sim.compile(nn.Linear(4, 3), design)
+    assert len(chip.warnings) == 2
+    assert all("each batch's own maximum" in warning for warning in chip.warnings)
+    chip.calibrate(torch.rand(5, 4))
+    assert not chip.warnings
+
+
+class Odd(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize(
+    ("model", "design", "options", "message"),
+    [
+        (nn.ReLU(), PRESET, {}, "at least one layer"),
+        ("model", PRESET, {}, "must be an nn.Module, but got str"),
+        (nn.Linear(2, 2).double(), PRESET, {}, r"`weight` must be float32, but got torch.float64"),
+        (nn.Linear(2, 2, device="meta"), PRESET, {}, "meta device"),
+        (nn.LazyLinear(2), PRESET, {}, "must be initialized"),
+        (nn.Linear(2, 2), {"fc*": PRESET}, {}, "pattern 'fc\\*' must match a layer"),
+        (nn.Sequential(nn.Linear(2, 2)), {"0": PRESET, "*": PRESET}, {}, "must match one pattern"),
+        (nn.Linear(2, 2), "wan_nature_2022", {}, "must be a design"),
+        (nn.Linear(2, 2), PRESET, {"seed": -1}, "`seed` must be an integer of at least 0"),
+        (nn.Sequential(nn.Linear(2, 2), Odd(2, 2)), PRESET, {"strict": True}, "1 .Odd has a forward of its own"),
+        (nn.Linear(2, 2), PRESET, {"calibration": []}, "`calibration` must hold at least one batch"),
+    ],
+)
+def test_bad_input_is_one_line(model: object, design: object, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^[^\n]*{message}[^\n]*$"):
+        sim.compile(model, design, **options)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(bad: float) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].bias[0] = bad
+    with pytest.raises(ValueError, match=r"^Argument `model`: parameter `1.bias` must be finite[^\n]*$"):
+        sim.compile(model, PRESET)
