@@ -13,7 +13,7 @@ from devices.base import (
     SpikingCore,
 )
 from devices.converters import ADC, DAC
-from devices.presets import PresetInfo, Source, bibliography, presets, sources_of
+from devices.catalog import PresetInfo, Source, bibliography, presets, sources_of
 from devices.rram import DifferentialMapping, IdealCell, PolynomialCell, RRAMCrossbar
 
 __all__ = [

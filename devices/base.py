@@ -141,7 +141,7 @@ class Design(BaseModel):
         >>> RRAMCrossbar.preset("wan_nature_2022", adc={"bits": 6}).adc.bits
         6
         """
-        from devices.presets import build_preset  # here, because that module imports this one
+        from devices.catalog import build_preset  # here, because that module imports this one
 
         return build_preset(cls, name, overrides)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Self
 
 import pandas as pd
@@ -13,37 +13,11 @@ from torch import Tensor, nn
 from devices.base import Cost
 from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
+from simulator.capture import without_fast_path
 from simulator.costing import cost_frame
+from simulator.coverage import CoverageRow
 from simulator.hardware import HardwareLayer, Mode, in_mode
-
-
-@dataclass(frozen=True)
-class CoverageRow:
-    """Where one layer of the model lies.
-
-    Attributes
-    ----------
-    layer
-        Qualified name in the model.
-    kind
-        Class of the layer.
-    hardware
-        The design's class, ``host`` for digital layers, or the layer that took this one in.
-    macs
-        Multiply-accumulates of the example inputs, or None where there were none to see shapes with.
-    arrays, utilization
-        Arrays taken and the share of their cells that hold weights; None on the host.
-    reason
-        Why the layer stayed digital, or what a reader should know of the mapping.
-    """
-
-    layer: str
-    kind: str
-    hardware: str
-    macs: int | None
-    arrays: int | None
-    utilization: float | None
-    reason: str
+from simulator.routing import Router
 
 
 class Chip(nn.Module):
@@ -57,6 +31,8 @@ class Chip(nn.Module):
     ----------
     model
         The compiler's copy of the model with hardware layers in it.
+    routed
+        Layers whose weights are used by functions of custom modules.
     rows
         The coverage table's rows.
     warnings
@@ -65,9 +41,10 @@ class Chip(nn.Module):
         Seed of training noise and of the first programming.
     """
 
-    def __init__(self, model: nn.Module, rows: list[CoverageRow], warnings: list[str], seed: int) -> None:
+    def __init__(self, model: nn.Module, routed: list[HardwareLayer], rows: list[CoverageRow], warnings: list[str], seed: int) -> None:
         super().__init__()
         self.model = model
+        self.routed = nn.ModuleList(routed)
         self.seed = seed
         self._rows = rows
         self.warnings = warnings
@@ -75,14 +52,26 @@ class Chip(nn.Module):
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """Call the model; in eval mode on one torch thread, so that bits do not depend on the number of threads."""
         if self.training:
-            return self.model(*inputs, **keywords)
+            return self._call(inputs, keywords)
         with one_thread():
-            return self.model(*inputs, **keywords)
+            return self._call(inputs, keywords)
+
+    def _call(self, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        with without_fast_path():
+            if not self.routed:
+                return self.model(*inputs, **keywords)
+            with Router(layer for layer in self.routed if isinstance(layer, HardwareLayer)):
+                return self.model(*inputs, **keywords)
 
     @property
     def layers(self) -> dict[str, HardwareLayer]:
         """The layers on hardware by their qualified names."""
-        return {module.name: module for module in self.model.modules() if isinstance(module, HardwareLayer)}
+        return {module.name: module for module in self.modules() if isinstance(module, HardwareLayer)}
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the example inputs, on hardware and off it."""
+        return sum(row.macs or 0 for row in self._rows)
 
     @property
     def coverage(self) -> pd.DataFrame:
@@ -143,36 +132,36 @@ class Chip(nn.Module):
         layers = self.layers.values()
         for layer in layers:
             layer.start_calibration()
-        with in_mode(self.model, Mode.CALIBRATE), _evaluating(self), torch.no_grad(), one_thread():
+        with in_mode(self, Mode.CALIBRATE), _evaluating(self), torch.no_grad(), one_thread():
             for batch in batches:
-                self.model(*batch.inputs, **batch.keywords)
+                self._call(batch.inputs, batch.keywords)
         found = [warning for layer in layers for warning in layer.finish_calibration(source)]
         self.warnings = [warning for warning in self.warnings if "range policy" not in warning] + found
 
     @contextmanager
     def reference(self) -> Iterator[Self]:
         """Inside a ``with`` block the chip computes in float with its master weights: what the hardware should equal."""
-        with in_mode(self.model, Mode.FLOAT), _evaluating(self):
+        with in_mode(self, Mode.FLOAT), _evaluating(self):
             yield self
 
     def cost(self, *inputs: Any, **keywords: Any) -> pd.DataFrame:
         """Return the cost of one call: energy_j, latency_s, area_m2 per layer and term; a constant that was not given is NaN."""
         rows: list[Cost] = []
-        names = {id(module): name for name, module in self.model.named_modules()}
+        names = {id(module): name or "model" for name, module in self.model.named_modules()}
 
         def record(module: nn.Module, arguments: tuple[Any, ...], outputs: Any) -> None:
             if isinstance(module, HardwareLayer):
                 rows.extend(module.cost(arguments[0], outputs))
-            elif not isinstance(module, nn.Identity):
+            elif not isinstance(module, nn.Identity | nn.ModuleList):
                 elements = outputs.numel() if isinstance(outputs, Tensor) else None
                 note = "not given: the host's constants; operations counts output elements"
                 rows.append(Cost(layer=names[id(module)], hardware="host", term=type(module).__name__, operations=elements, note=note))
 
-        leaves = [module for module in self.model.modules() if isinstance(module, HardwareLayer) or not any(module.children())]
+        leaves = [module for module in self.modules() if isinstance(module, HardwareLayer) or not any(module.children())]
         hooks = [module.register_forward_hook(record) for module in leaves]
         try:
             with self.reference(), torch.no_grad(), one_thread():
-                self.model(*inputs, **keywords)
+                self._call(inputs, keywords)
         finally:
             for hook in hooks:
                 hook.remove()

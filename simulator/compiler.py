@@ -3,6 +3,7 @@
 import copy
 import fnmatch
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +12,18 @@ from torch import Tensor, nn
 from devices.base import Design
 from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
-from simulator.chip import Chip, CoverageRow
-from simulator.folding import FOLDABLE, fold_batch_norm
+from simulator.capture import capture, without_fast_path
+from simulator.chip import Chip
+from simulator.coverage import coverage_rows
+from simulator.folding import fold_batch_norm
 from simulator.hardware import HardwareLayer
-from simulator.lowering import NotMappedError, lower
+from simulator.lowering import lower
+from simulator.lowering.wholes import is_whole, show_weights
+from simulator.routing import Finder, Site
+from simulator.weight_layers import NotMappedError, WeightLayer, WeightView, weight_layer
+
+MIRRORED = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+"""What models ask of their layers; a layer on hardware answers the same."""
 
 
 def compile(
@@ -47,7 +56,7 @@ def compile(
     calibration
         A loader, data set or batches on which converter ranges are chosen; targets are ignored.
     strict
-        Refuse a model of which a layer with weights stays digital.
+        Refuse a model with a multiply-accumulate that lies on no hardware, or a contraction without a formula.
     seed
         Seed of training noise, and of the first programming if nobody calls ``program``.
 
@@ -76,54 +85,104 @@ def compile(
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"Argument `seed` must be an integer of at least 0, but got {seed!r}")
     inner = _share(model).eval()
-    examples = _examples(example_inputs, example_kwargs)
-    seen = _shapes(inner, examples)
-    # Batch norm needs the shapes seen with examples; calibration data serve where there are none.
     batches = None if calibration is None else _calibration(calibration)
+    examples = _examples(example_inputs, example_kwargs)
     if examples is None and batches is not None:
         examples = next(iter(batches))
-        seen = _shapes(inner, examples)
-    dimensions = {name: len(shape) for name, shape in seen.items()}
-    folding = fold_batch_norm(inner, dimensions)
-    rows = [CoverageRow(name, "batch norm", f"folded into {layer}", 0, None, None, "") for name, layer in folding.folded.items()]
-    designs = _placement(inner, design)
-    unmapped: list[str] = []
-    for name, layer in _leaves(inner):
-        if name in folding.folded:
+    before = None if examples is None else capture(inner, examples)
+    folding = fold_batch_norm(inner, {} if before is None else before.dimensions)
+    inner, reasons = _show_weights(inner)
+    sites = [] if examples is None else _find_sites(inner, examples)
+    candidates, refusals = _candidates(inner, sites)
+    designs = _placement(candidates, design)
+    routed: list[HardwareLayer] = []
+    for name, candidate in candidates.items():
+        try:
+            if name not in designs:
+                raise NotMappedError("no pattern of `design` names it")
+            lowered = lower(designs[name], candidate.weights, name, seed)
+        except NotMappedError as refusal:
+            refusals[name] = str(refusal)
             continue
-        reason = folding.kept.get(name, "")
-        lowered = None
-        if name in designs:
-            try:
-                lowered = lower(designs[name], layer, name, seed)
-            except NotMappedError as refusal:
-                reason = reason or str(refusal)
-        elif isinstance(layer, FOLDABLE):
-            reason = "no pattern of `design` names it"
-        if lowered is None:
-            macs = None if _has_weights(layer) else 0
-            rows.append(CoverageRow(name, type(layer).__name__, "host", macs, None, None, reason or "no weights: digital"))
-            if _has_weights(layer):
-                unmapped.append(f"{name} ({reason})")
-            continue
-        inner = _replace(inner, layer, lowered)
-        rows.append(_row(lowered, seen.get(name)))
-    if not any(isinstance(module, HardwareLayer) for module in inner.modules()):
+        if candidate.module is None:
+            routed.append(lowered)
+        else:
+            inner = _replace(inner, candidate.module, lowered)
+    chip = Chip(inner, routed, [], list(dict.fromkeys(folding.kept.values())), seed)
+    if not chip.layers:
         raise ValueError(
             f"Argument `model` must have at least one layer that {_names(design)} can take, but got none in {type(model).__name__}"
         )
-    if strict and unmapped:
-        raise ValueError(f"Argument `strict`: every layer with weights must lie on hardware, but these stay digital: {', '.join(unmapped)}")
-    order = {name: index for index, (name, _) in enumerate(model.named_modules())}
-    chip = Chip(inner, sorted(rows, key=lambda row: order.get(row.layer, 0)), list(dict.fromkeys(folding.kept.values())), seed)
-    for name in chip.layers:
-        if seen and name not in seen:
+    chip.eval()
+    after = None
+    if examples is not None:
+        with chip.reference():
+            after = capture(chip, examples)
+    chip._rows = coverage_rows(chip, before, after, folding, {**reasons, **refusals})
+    if before is not None and after is not None and before.macs != chip.macs:
+        chip.warnings.append(f"The rows of the coverage table hold {chip.macs} MACs, but the model's call has {before.macs}")
+    if strict:
+        _require_hardware(chip, examples)
+    for name in chip.layers if after is not None else ():
+        if name not in {row.layer for row in chip._rows if row.macs}:
             chip.warnings.append(f"Layer `{name}` lies on hardware but was never called with the example inputs")
     if batches is not None:
         chip.calibrate(calibration)
     else:
         chip._observe(iter(() if examples is None else (examples,)), "calibration data or example inputs")
-    return chip.eval()
+    return chip
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Weights that can be placed, and the module that holds them; None where functions use them."""
+
+    weights: WeightLayer
+    module: nn.Module | None
+
+
+def _show_weights(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
+    """Exchange layers that hide their weights; returns the model, and why some stayed as they are."""
+    reasons: dict[str, str] = {}
+    for name, module in list(model.named_modules()):
+        if is_whole(module):
+            try:
+                model = _replace(model, module, show_weights(module))
+            except NotMappedError as refusal:
+                reasons[name or "model"] = str(refusal)
+    return model, reasons
+
+
+def _find_sites(model: nn.Module, examples: Batch) -> list[Site]:
+    finder = Finder(model)
+    with torch.no_grad(), one_thread(), without_fast_path(), finder:
+        model(*examples.inputs, **examples.keywords)
+    return finder.sites()
+
+
+def _candidates(model: nn.Module, sites: list[Site]) -> tuple[dict[str, _Candidate], dict[str, str]]:
+    """Return what can be placed by name, and why other modules with weights cannot."""
+    found: dict[str, _Candidate] = {}
+    refusals: dict[str, str] = {}
+    hidden = {id(part) for module in model.modules() if is_whole(module) for part in module.modules()}
+    routed = {id(site.layer.weight.parameter) for site in sites if isinstance(site.layer.weight, WeightView)}
+    for name, module in _leaves(model):
+        if id(module) in hidden or any(id(parameter) in routed for parameter in module.parameters(recurse=False)):
+            continue
+        try:
+            found[name] = _Candidate(weight_layer(module), module)
+        except NotMappedError as refusal:
+            refusals[name] = str(refusal)
+    found.update({site.name: _Candidate(site.layer, None) for site in sites})
+    return found, refusals
+
+
+def _require_hardware(chip: Chip, examples: Batch | None) -> None:
+    if examples is None:
+        raise ValueError("Argument `strict` needs example_inputs or calibration data, but got none: without a call nothing can be counted")
+    left = [f"{row.layer} ({row.kind}: {row.reason})" for row in chip._rows if row.hardware == "host" and row.macs != 0]
+    if left:
+        raise ValueError(f"Argument `strict`: every multiply-accumulate must lie on hardware, but these stay digital: {', '.join(left)}")
 
 
 def _check_model(model: Any) -> None:
@@ -170,42 +229,14 @@ def _calibration(data: Any) -> Iterable[Batch]:
     return [Batch((data,))] if isinstance(data, Tensor) else RepeatableBatches(data, name="calibration")
 
 
-def _shapes(model: nn.Module, examples: Batch | None) -> dict[str, list[int]]:
-    """Return the output shape of every layer that the example inputs reach; a layer called often counts all its rows."""
-    shapes: dict[str, list[int]] = {}
-    if examples is None:
-        return shapes
-
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, arguments: tuple[Any, ...], outputs: Any) -> None:
-            if isinstance(outputs, Tensor):
-                shape = list(outputs.shape)
-                shapes[name] = [shapes[name][0] + shape[0], *shape[1:]] if name in shapes and shape else shape
-
-        return hook
-
-    hooks = [module.register_forward_hook(record(name)) for name, module in _leaves(model)]
-    try:
-        with torch.no_grad(), one_thread():
-            model(*examples.inputs, **examples.keywords)
-    finally:
-        for handle in hooks:
-            handle.remove()
-    return shapes
-
-
 def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the modules without children by name; a model that is itself one is called ``model``."""
     return [(name or "model", module) for name, module in model.named_modules() if not any(module.children())]
 
 
-def _has_weights(layer: nn.Module) -> bool:
-    return any(parameter.dim() > 1 for parameter in layer.parameters(recurse=False))
-
-
-def _placement(model: nn.Module, design: Design | Mapping[str, Design]) -> dict[str, Design]:
-    """Return the design of each leaf that has one."""
-    names = [name for name, _ in _leaves(model)]
+def _placement(candidates: Mapping[str, object], design: Design | Mapping[str, Design]) -> dict[str, Design]:
+    """Return the design of each layer that has one."""
+    names = list(candidates)
     if isinstance(design, Design):
         return dict.fromkeys(names, design)
     if not isinstance(design, Mapping) or not design or not all(isinstance(part, Design) for part in design.values()):
@@ -227,19 +258,17 @@ def _placement(model: nn.Module, design: Design | Mapping[str, Design]) -> dict[
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """Put a module in the place of another under every name that leads to it; returns the model."""
-    if model is old:
-        return new
+    new.train(old.training)
+    new._forward_hooks.update(old._forward_hooks)
+    new._forward_hooks_with_kwargs.update(old._forward_hooks_with_kwargs)
+    for attribute in MIRRORED:
+        if hasattr(old, attribute) and not hasattr(new, attribute):
+            setattr(new, attribute, getattr(old, attribute))
     for parent in list(model.modules()):
         for attribute, child in parent._modules.items():
             if child is old:
                 parent._modules[attribute] = new
-    return model
-
-
-def _row(layer: HardwareLayer, shape: list[int] | None) -> CoverageRow:
-    placement = layer.placement
-    macs = None if shape is None else layer.vectors(torch.empty(shape, device="meta")) * placement.macs_per_vector
-    return CoverageRow(layer.name, layer.kind, placement.hardware, macs, placement.arrays, placement.utilization, placement.note)
+    return new if model is old else model
 
 
 def _names(design: Design | Mapping[str, Design]) -> str:

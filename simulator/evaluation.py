@@ -226,6 +226,20 @@ def compare(first: Evaluation, second: Evaluation, *, name: str | None = None, n
     ------
     ValueError
         If seeds or trials differ: the pairs would not share their random numbers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import simulator as sim
+    >>> from devices import RRAMCrossbar
+    >>> model, x = torch.nn.Linear(4, 2), torch.rand(64, 4)
+    >>> design = RRAMCrossbar.preset("wan_nature_2022")
+    >>> fine, coarse = (
+    ...     sim.evaluate(sim.compile(model, design.replace(adc={"bits": bits}), example_inputs=x), (x, model(x)), metrics="mae", trials=3)
+    ...     for bits in (8, 3)
+    ... )
+    >>> compare(fine, coarse, names=("8 bits", "3 bits")).better
+    '8 bits'
     """
     if first.seed != second.seed or list(first.frame["trial"]) != list(second.frame["trial"]):
         raise ValueError(

@@ -15,7 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from devices.quantities import format_quantity, unit_of
-from simulator.running import NOISE_AWARE, PLAIN, StudyResult
+from simulator.running import PLAIN, StudyResult
+from simulator.trained import NOISE_AWARE
 
 COLUMN_INCHES = 3.5
 FORMATS = ("png", "pdf", "svg")
@@ -24,7 +25,7 @@ COLORS = {PLAIN: "#D55E00", NOISE_AWARE: "#0072B2", "float": "#000000"}
 TERMS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00")
 MARKERS = {PLAIN: "o", NOISE_AWARE: "s"}
 LABELS = {PLAIN: "plain", NOISE_AWARE: "noise-aware"}
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "legend.fontsize": 7, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
     "xtick.major.width": 0.7, "ytick.major.width": 0.7, "lines.linewidth": 1.2, "svg.hashsalt": "inloop", "svg.fonttype": "path",
@@ -96,7 +97,7 @@ def distribution(result: StudyResult) -> Figure:
     axes.set_ylim(-len(arms) + 0.72, 0.85)
     axes.set_xlim(min(every) - 0.06 * span, max(every) + 0.06 * span)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"{name} of a chip (dots), mean with 95 % interval (diamonds)")
+    axes.set_xlabel(f"{name}: each chip, mean with 95 % interval")
     return figure
 
 
@@ -137,12 +138,12 @@ def coverage(frame: pd.DataFrame) -> Figure:
     figure, axes = _figure(0.8 + 0.24 * max(1, len(rows)))
     counts = rows["macs"].fillna(0).astype(float)
     scale, prefix = next(((s, p) for s, p in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if counts.max() >= s), (1.0, ""))
-    for index, row in rows.iterrows():
+    for index, row in enumerate(rows.to_dict("records")):
         on_host = row["hardware"] == "host"
-        axes.barh(index, counts[index] / scale, color="#999999" if on_host else COLORS[NOISE_AWARE], height=0.65)
-        words = "digital" if on_host else f"{row['arrays']} array{'s' if row['arrays'] != 1 else ''}, {row['utilization']:.0%} used"
+        axes.barh(index, counts.iloc[index] / scale, color="#999999" if on_host else COLORS[NOISE_AWARE], height=0.65)
+        words = "digital" if on_host else f"{row['arrays']} array{'s' if row['arrays'] != 1 else ''}, {percent(row['utilization'])} used"
         words += ", MACs unknown" if pd.isna(row["macs"]) else ""
-        axes.annotate(words, (counts[index] / scale, index), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
+        axes.annotate(words, (counts.iloc[index] / scale, index), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
     axes.set_yticks(range(len(rows)), rows["layer"])
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 1.55 * (counts.max() or 1.0) / scale)
@@ -213,6 +214,17 @@ def text_of(path: str, value: Any) -> str:
     if unit is not None and isinstance(value, int | float):
         return format_quantity(float(value), unit).replace(" u", " µ")
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, with two digits where it is small.
+
+    Examples
+    --------
+    >>> percent(0.0011), percent(0.25), percent(1.0)
+    ('0.11%', '25%', '100%')
+    """
+    return f"{100 * share:.2g}%" if share < 0.1 else f"{share:.0%}"
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from devices.base import Cost
+from simulator.weight_layers import WeightLayer, WeightView
 
 
 class Mode(Enum):
@@ -54,18 +55,29 @@ class HardwareLayer(nn.Module, ABC):
         Qualified name of the layer in the model; part of every random key, so draws do not depend on the order of layers.
     seed
         Seed of the noise that training sees, and of the first programming if nobody asks for another.
+    layer
+        The master weights and the linear map that they are in.
     """
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, layer: WeightLayer) -> None:
         super().__init__()
         self.name = name
         self.seed = seed
+        self.kind = layer.kind
+        self.note = layer.note
+        self.operator = layer.operator
         self.mode = Mode.HARDWARE
+        self.view = layer.weight if isinstance(layer.weight, WeightView) else None
+        self.master = layer.weight if isinstance(layer.weight, nn.Parameter) else None
+        self.bias = layer.bias
 
     @property
-    @abstractmethod
-    def kind(self) -> str:
-        """Class of the torch layer that lies here."""
+    def weight(self) -> Tensor:
+        """Master weight, of shape (outputs, inputs, ...): a parameter, or the part of one that the layer uses."""
+        if self.view is not None:
+            return self.view.tensor()
+        assert self.master is not None
+        return self.master
 
     @property
     @abstractmethod

@@ -119,7 +119,7 @@ class Metric:
 
         Examples
         --------
-        >>> metric("mae").join([torch.ones(2, 2), torch.ones(3, 2)]).shape
+        >>> metric("mae").join([torch.ones(2, 2).double(), torch.ones(3, 2).double()]).shape
         torch.Size([5, 2])
         """
         parts = list(batches)

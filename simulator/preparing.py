@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,8 @@ def _loss(name: str, folder: Path) -> Loss:
     if name not in LOSSES:
         near = get_close_matches(name, LOSSES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "name one of these"
-        raise StudyError(f'Study: `training.loss` must be one of {", ".join(LOSSES)} or "package.module:function", but got {name!r}; {hint}')
+        allowed = f'{", ".join(LOSSES)} or "package.module:function"'
+        raise StudyError(f"Study: `training.loss` must be one of {allowed}, but got {name!r}; {hint}")
     return LOSSES[name]
 
 
@@ -198,7 +200,7 @@ def _try(study: Study, model: nn.Module, batch: Batch, metrics: dict[str, Metric
     with torch.no_grad(), one_thread(), private_generator(Key.of(seed=study.seed, purpose="trial run")):
         output = _called(f"`model` must take the data's batches ({shapes})", lambda: model(*batch.inputs, **batch.keywords))
         for one in metrics.values():
-            _called(f"`metrics` must fit outputs and targets ({_shown(batch.targets)})", lambda one=one: one.rows(output, batch.targets))
+            _called(f"`metrics` must fit outputs and targets ({_shown(batch.targets)})", partial(one.rows, output, batch.targets))
         if study.training.epochs or study.training.noise_aware:
             _called(
                 f"`training.loss` {study.training.loss!r} must fit outputs and targets ({_shown(batch.targets)})",

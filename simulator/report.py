@@ -13,7 +13,7 @@ import pandas as pd
 from simulator.costing import totals
 from simulator.figures import FORMATS, LABELS, draw, encode, label_of, text_of
 from simulator.results import STUDY, ResultsFolder, plain
-from simulator.running import NOISE_AWARE, PLAIN, StudyResult
+from simulator.running import PLAIN, StudyResult
 from simulator.sources import bibtex, source_table
 from simulator.tables import (
     arms_table,
@@ -26,6 +26,7 @@ from simulator.tables import (
     trial_frame,
     varied_table,
 )
+from simulator.trained import NOISE_AWARE
 
 REPORT = "report.html"
 
@@ -168,7 +169,7 @@ def _html(result: StudyResult, environment: dict[str, Any], images: dict[str, st
         design_name=study.design.get("preset", type(result.points[0].design).__name__),
         data=result.data,
         resolved=study.resolved(),
-        again=shlex.join(["inloop", "run", STUDY, "--out", "."]),
+        again=shlex.join(["inloop", "run", STUDY, "--out", "again"]),
         losses={LABELS[arm]: values for arm, values in result.losses.items() if values},
     )
 

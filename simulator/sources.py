@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from devices.presets import bibliography, read_preset
+from devices.catalog import bibliography, read_preset
+from devices.quantities import format_quantity, unit_of
 from simulator.running import StudyResult
 from simulator.study import Study
 
@@ -27,14 +28,14 @@ def source_table(result: StudyResult) -> pd.DataFrame:
     published = {} if info is None else dict(_leaves(info_design(result.study)))
     rows = []
     for path, value in _leaves(result.points[0].design.model_dump(mode="json")):
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool | str) or value is None:
             continue
         source = "default of its class, not a published number" if info is not None else "this study"
         if path in published and published[path] != value:
-            source = f"this study ({preset} has {published[path]})"
+            source = f"this study ({preset} has {_text(path, published[path])})"
         elif info is not None:
             source = next((str(info.sources[key]) for key in _parents(path) if key in info.sources), source)
-        rows.append({"field": path, "value": f"{value:.6g}", "source": source})
+        rows.append({"field": path, "value": _text(path, value), "source": source})
     return pd.DataFrame(rows, columns=["field", "value", "source"])
 
 
@@ -79,13 +80,15 @@ def _parents(path: str) -> Iterator[str]:
         path = path.rpartition(".")[0]
 
 
+def _text(path: str, value: Any) -> str:
+    unit = unit_of(path.rpartition(".")[2]) if isinstance(value, int | float) else None
+    return f"{value:g}" if isinstance(value, float) and unit is None else str(value) if unit is None else format_quantity(value, unit)
+
+
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted paths; elements of a list count as the list's own."""
+    """Yield the values of nested tables by their dotted paths."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _leaves(item, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _leaves(item, f"{path}.{index}")
     else:
         yield path, value

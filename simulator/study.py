@@ -1,19 +1,15 @@
 """A study: a model, data, hardware and what to vary, in one TOML file that is checked before anything is computed."""
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from devices.base import Design, Hardware
-from devices.quantities import kinds_of, one_line, parse_quantity, read_value, shown, unit_of
+from devices.quantities import kinds_of, parse_quantity, read_value, shown, unit_of
 
 MARK = "# A study as inloop ran it"
 """First words of the resolved study in a results folder: what tells such a folder from any other."""
@@ -224,75 +220,6 @@ class Point:
         return found
 
 
-def load_study(source: str) -> tuple[Study, Path]:
-    """Read a study.
-
-    Parameters
-    ----------
-    source
-        Path of a TOML file, or the name of a study that comes with inloop.
-
-    Returns
-    -------
-    tuple
-        The study, and the folder that its relative names belong to: the file's own, or for a packaged study the working directory.
-
-    Raises
-    ------
-    StudyError
-        Where the file is not there, is not TOML, or has a field or value that is not allowed; one line.
-
-    Examples
-    --------
-    >>> load_study("quickstart")[0].model.name
-    'digits_cnn'
-    """
-    packaged = packaged_studies()
-    path = packaged.get(source, Path(source).expanduser())
-    if not path.is_file():
-        near = get_close_matches(source, packaged, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"check the path, or run one that comes with inloop: {', '.join(packaged)}"
-        state = "it is a folder" if path.is_dir() else "there is no such file"
-        raise StudyError(f"study {source!r} must be a TOML file, but {state}; {hint}")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"study {source!r} must be TOML, but is not: {_first_line(error)}; correct the file") from error
-    except OSError as error:
-        raise StudyError(f"study {source!r} must be a file that can be read, but: {error.strerror}; check its permissions") from error
-    folder = Path.cwd() if source in packaged else path.resolve().parent
-    data.setdefault("name", path.stem)
-    try:
-        study = Study.model_validate(data)
-    except ValidationError as error:
-        raise StudyError(f"study {source!r}: {one_line(Study, error, data).removeprefix('Study: ')}") from error
-    return _placed(study, folder), folder
-
-
-def packaged_studies() -> dict[str, Path]:
-    """Return the studies that come with inloop, by name.
-
-    Examples
-    --------
-    >>> "quickstart" in packaged_studies()
-    True
-    """
-    folder = Path(str(resources.files("simulator"))) / "studies"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def _placed(study: Study, folder: Path) -> Study:
-    """Make names of files absolute, so that the resolved study can be run from anywhere."""
-    changes: dict[str, Any] = {}
-    place = folder / study.data.name
-    if study.data.name != "digits" and ":" not in study.data.name and place.exists():
-        changes["data"] = study.data.model_copy(update={"name": str(place.resolve())})
-    preset = study.design.get("preset")
-    if isinstance(preset, str) and preset.endswith(".toml") and (folder / preset).is_file():
-        changes["design"] = {**study.design, "preset": str((folder / preset).resolve())}
-    return study.model_copy(update=changes)
-
-
 def _moved(base: Point, path: str, value: Any) -> Point:
     if path == "seconds":
         seconds = parse_quantity(value, "second") if isinstance(value, str) else value
@@ -313,7 +240,3 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from simulator.costing import Total, totals
-from simulator.figures import LABELS, label_of, text_of
+from simulator.figures import LABELS, label_of, percent, text_of
 from simulator.running import PLAIN, StudyResult
 from simulator.statistics import Interval
 
@@ -86,7 +86,7 @@ def coverage_table(result: StudyResult) -> pd.DataFrame:
             "hardware": frame["hardware"],
             "MACs": ["?" if pd.isna(macs) else f"{macs:,}" for macs in frame["macs"]],
             "arrays": ["" if pd.isna(arrays) else str(arrays) for arrays in frame["arrays"]],
-            "used": ["" if pd.isna(share) else f"{share:.0%}" for share in frame["utilization"]],
+            "used": ["" if pd.isna(share) else percent(share) for share in frame["utilization"]],
             "note": frame["reason"],
         }
     )
@@ -178,7 +178,7 @@ def latex(frame: pd.DataFrame) -> str:
     \bottomrule
     \end{tabular}
     """
-    lines = [[escape(str(cell)) for cell in row] for row in (frame.columns, *frame.itertuples(index=False))]
+    lines = [[escape(str(cell)) for cell in row] for row in (list(frame.columns), *frame.to_numpy().tolist())]
     head, *body = (" & ".join(line) + r" \\" for line in lines)
     return "\n".join(
         [rf"\begin{{tabular}}{{{'l' * len(frame.columns)}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
@@ -201,19 +201,20 @@ def headline(result: StudyResult) -> str:
     """Return the study in one sentence: what the chips reach, what the float model does, and what noise-aware training buys."""
     plain = result.evaluations[PLAIN, 0]
     name = next(iter(plain.metrics))
+    design = result.study.design.get("preset", type(result.points[0].design).__name__)
     text = (
-        f"{name} {plain.mean(name)} on {_chips(result.study.trials)}, worst {number(plain.worst(name), 4)}, "
-        f"float {number(plain.reference[name], 4)}"
+        f"{result.study.model.name.rpartition(':')[2]} has {name} {plain.mean(name)} on {_chips(result.study.trials)} of {design} "
+        f"(worst {number(plain.worst(name), 4)}); the float model has {number(plain.reference[name], 4)}."
     )
     comparison = result.comparison(name)
     if comparison is None:
         return text
     trained = next(result.evaluations[arm, 0] for arm in result.arms if arm != PLAIN)
-    verdict = "a difference of" if comparison.better is not None else "no difference shown:"
-    return (
-        f"{text}; after noise-aware training {trained.mean(name)}, worst {number(trained.worst(name), 4)}: "
-        f"{verdict} {spread(comparison.difference, signed=True)}"
-    )
+    change = f"{trained.mean(name)} (worst {number(trained.worst(name), 4)})"
+    difference = spread(comparison.difference, signed=True)
+    if comparison.better is None:
+        return f"{text} Noise-aware training gives {change}: no difference shown ({difference})."
+    return f"{text} Noise-aware training {'raises' if comparison.difference.value > 0 else 'lowers'} it to {change}: {difference}."
 
 
 def _chips(count: int) -> str:

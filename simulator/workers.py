@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -59,6 +60,7 @@ def work_through(task: Callable[[Item], Result], items: Iterable[Item], workers:
 
 def _start(pickled: bytes) -> None:
     global _task  # noqa: PLW0603 - a worker process has one task
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     set_threads(1)
     _task = cloudpickle.loads(pickled)

@@ -191,7 +191,7 @@ class Odd(nn.Linear):
         (nn.Sequential(nn.Linear(2, 2)), {"0": PRESET, "*": PRESET}, {}, "must match one pattern"),
         (nn.Linear(2, 2), "wan_nature_2022", {}, "must be a design"),
         (nn.Linear(2, 2), PRESET, {"seed": -1}, "`seed` must be an integer of at least 0"),
-        (nn.Sequential(nn.Linear(2, 2), Odd(2, 2)), PRESET, {"strict": True}, "1 .Odd has a forward of its own"),
+        (nn.Sequential(nn.Linear(2, 2), Odd(2, 2)), PRESET, {"strict": True}, "`strict` needs example_inputs"),
         (nn.Linear(2, 2), PRESET, {"calibration": []}, "`calibration` must hold at least one batch"),
     ],
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import simulator as sim
 from devices import ADC, DAC, IdealCell, PolynomialCell, RRAMCrossbar
-from simulator.lowering.operators import row_tiles
+from simulator.operators import row_tiles
 
 IDEAL = IdealCell(g_min_siemens=1e-6, g_max_siemens=40e-6)
 NOISY = PolynomialCell(g_min_siemens=1e-6, g_max_siemens=40e-6, sigma_coefficients_microsiemens=(0.0,), read_noise_fraction=0.05)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from devices.base import Design, DesignError
-from devices.presets import Source, bibliography, build_preset, presets, read_preset, sources_of, unsourced_fields
+from devices.catalog import Source, bibliography, build_preset, presets, read_preset, sources_of, unsourced_fields
 
 
 class Part(Design):

@@ -230,8 +230,8 @@ class TestBootstrap:
 
     def test_edge_cases(self) -> None:
         mean = metric("mae").compute
-        assert math.isnan(bootstrap_error(torch.ones(1, 2), mean))
-        assert bootstrap_error(torch.ones(20, 2), mean) == 0
+        assert math.isnan(bootstrap_error(torch.ones(1, 2).double(), mean))
+        assert bootstrap_error(torch.ones(20, 2).double(), mean) == 0
         assert math.isnan(bootstrap_error(torch.tensor([[math.nan, 1.0]]).repeat(20, 1), mean))
         with pytest.raises(ValueError, match=r"^Argument `rows` must hold at least one sample, but got shape \(0, 2\);.*\.$"):
             bootstrap_error(torch.ones(0, 2), mean)

@@ -1,28 +1,22 @@
 """How layers become hardware: one file a family, dispatched on the type of the design.
 
-Add a family by registering a function with `lower`: it gets the design, the torch layer, its qualified name and the seed,
+Add a family by registering a function with `lower`: it gets the design, the layer's weights, its qualified name and the seed,
 and returns a `HardwareLayer`, or raises `NotMappedError` with the reason why the layer stays digital.
 """
 
 from functools import singledispatch
 
-from torch import nn
-
 from devices.base import Design
 from devices.rram import RRAMCrossbar
 from simulator.hardware import HardwareLayer
 from simulator.lowering.crossbar import CrossbarLayer
+from simulator.weight_layers import NotMappedError, WeightLayer, WeightView, weight_layer
 
-MAPPABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Layers that are a matrix of weights; a subclass counts when it keeps their forward."""
-
-
-class NotMappedError(Exception):
-    """Says why a layer stays digital."""
+__all__ = ["CrossbarLayer", "NotMappedError", "WeightLayer", "WeightView", "lower", "weight_layer"]
 
 
 @singledispatch
-def lower(design: Design, layer: nn.Module, name: str, seed: int) -> HardwareLayer:
+def lower(design: Design, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
     """Put a layer onto a design; dispatches on the design's family.
 
     Parameters
@@ -30,7 +24,7 @@ def lower(design: Design, layer: nn.Module, name: str, seed: int) -> HardwareLay
     design
         The hardware.
     layer
-        The torch layer; its parameters become the master weights.
+        Master weights and the linear map that they are in; `weight_layer` makes it of a torch layer.
     name
         Qualified name of the layer in the model.
     seed
@@ -42,20 +36,16 @@ def lower(design: Design, layer: nn.Module, name: str, seed: int) -> HardwareLay
         If no lowering exists for the design.
     NotMappedError
         If this layer cannot lie on this design; the message is the reason.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> lower(RRAMCrossbar.preset("wan_nature_2022"), weight_layer(nn.Linear(300, 10)), "head", 0).placement.arrays
+    2
     """
     raise TypeError(f"Argument `design` must be a design that layers can be lowered to, as RRAMCrossbar, but got {type(design).__name__}")
 
 
 @lower.register
-def _(design: RRAMCrossbar, layer: nn.Module, name: str, seed: int) -> HardwareLayer:
-    return CrossbarLayer(name, seed, design, weight_layer(layer))
-
-
-def weight_layer(layer: nn.Module) -> nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d:
-    """Return the layer as one that is a matrix of weights, or raise `NotMappedError` with the reason why it is none."""
-    if not isinstance(layer, MAPPABLE):
-        raise NotMappedError(f"{type(layer).__name__} is not a linear layer or convolution: digital")
-    base = next(kind for kind in MAPPABLE if isinstance(layer, kind))
-    if type(layer).forward is not base.forward:
-        raise NotMappedError(f"{type(layer).__name__} has a forward of its own: digital")
-    return layer
+def _(design: RRAMCrossbar, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
+    return CrossbarLayer(name, seed, design, layer)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from devices.base import Cost, ProgrammedCells
 from devices.rram import CrossbarActivity, MappedWeights, RRAMCrossbar, crossbar_cost
@@ -12,7 +12,8 @@ from kernels.crossbar import convert, quantize
 from kernels.random import Key
 from simulator.calibration import RangeObserver, full_scale
 from simulator.hardware import HardwareLayer, Mode, Placement
-from simulator.lowering.operators import LinearOperator, RowTile, row_tiles
+from simulator.operators import RowTile, row_tiles
+from simulator.weight_layers import WeightLayer
 
 
 @dataclass
@@ -51,18 +52,14 @@ class CrossbarLayer(HardwareLayer):
     design
         The crossbar.
     layer
-        The torch layer; its parameters become the master weights.
+        The master weights and the linear map that they are in.
     """
 
-    def __init__(self, name: str, seed: int, design: RRAMCrossbar, layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
-        super().__init__(name, seed)
+    def __init__(self, name: str, seed: int, design: RRAMCrossbar, layer: WeightLayer) -> None:
+        super().__init__(name, seed, layer)
         self.design = design
-        self._kind = type(layer).__name__
-        self.operator = LinearOperator.of(layer)
-        self.weight = layer.weight
-        self.bias = layer.bias
-        self.kernel_size = layer.weight[0, 0].numel()
-        self.tiles = row_tiles(layer.weight.shape[1], self.kernel_size, design.rows)
+        self.taps = self.weight[0, 0].numel()
+        self.tiles = row_tiles(self.weight.shape[1], self.taps, design.rows)
         self.cells: ProgrammedCells | None = None
         self.trial = 0
         self.seconds = 0.0
@@ -79,11 +76,6 @@ class CrossbarLayer(HardwareLayer):
     # what and where
 
     @property
-    def kind(self) -> str:
-        """Class of the torch layer."""
-        return self._kind
-
-    @property
     def placement(self) -> Placement:
         """Arrays, cells used and multiply-accumulates of the layer."""
         outputs = self.weight.shape[0] // self.operator.groups
@@ -95,7 +87,7 @@ class CrossbarLayer(HardwareLayer):
             blocks = max(1, min(self.operator.groups, self.design.rows // self.tiles[0].rows, per_row // outputs))
         arrays = -(-self.operator.groups // blocks) * len(self.tiles) * columns
         cells = self.weight.numel() * 2 * self.design.mapping.slices
-        notes = []
+        notes = [self.note] if self.note else []
         if self.operator.groups > 1:
             notes.append(f"{self.operator.groups} groups as diagonal blocks, read one after the other")
         if self.design.mapping.weight_bits is not None:
@@ -163,7 +155,7 @@ class CrossbarLayer(HardwareLayer):
             weights = torch.tensor(radix, dtype=codes.dtype, device=codes.device).reshape(-1, *[1] * (codes.dim() - 1))
             variance = None if variance is None else (variance * weights**2).sum(0, keepdim=True)
             codes, radix = (codes * weights).sum(0, keepdim=True), (1.0,)
-            tiles = (RowTile((0, self.weight.shape[1]), (0, self.kernel_size), self.weight[0].numel()),)
+            tiles = (RowTile((0, self.weight.shape[1]), (0, self.taps), self.weight[0].numel()),)
         unit = mapped.unit
         if isinstance(unit, Tensor):
             unit = unit.flatten()
@@ -286,7 +278,8 @@ class CrossbarLayer(HardwareLayer):
         return values if self.operator.dimensions == 0 else values.reshape(-1, *[1] * self.operator.dimensions)
 
     def _with_bias(self, outputs: Tensor) -> Tensor:
-        return outputs if self.bias is None else outputs + self._along_outputs(self.bias)
+        bias: Tensor | None = self.bias
+        return outputs if bias is None else outputs + self._along_outputs(bias)
 
     def _check(self, inputs: Any) -> None:
         dimensions, groups = self.operator.dimensions, self.operator.groups
