@@ -12,30 +12,51 @@ from devices.base import (
     ResistiveCell,
     SpikingCore,
 )
-from devices.converters import ADC, DAC
 from devices.catalog import PresetInfo, Source, bibliography, presets, sources_of
-from devices.rram import DifferentialMapping, IdealCell, PolynomialCell, RRAMCrossbar
+from devices.converters import ADC, DAC
+from devices.rram import (
+    ComposedCell,
+    CurrentVoltage,
+    DifferentialMapping,
+    IdealCell,
+    MeasuredCell,
+    PolynomialCell,
+    PulseUpdate,
+    RandomCell,
+    RRAMCrossbar,
+    StuckCells,
+    Temperature,
+    from_measurements,
+)
 
 __all__ = [
     "ADC",
     "DAC",
+    "ComposedCell",
     "ComputeMacro",
     "Cost",
+    "CurrentVoltage",
     "Design",
     "DesignError",
     "DifferentialMapping",
     "DigitalArray",
     "Hardware",
     "IdealCell",
+    "MeasuredCell",
     "PolynomialCell",
     "PresetInfo",
     "ProgrammedCells",
     "PulseBackend",
+    "PulseUpdate",
     "RRAMCrossbar",
+    "RandomCell",
     "ResistiveCell",
     "Source",
     "SpikingCore",
+    "StuckCells",
+    "Temperature",
     "bibliography",
+    "from_measurements",
     "presets",
     "sources_of",
 ]

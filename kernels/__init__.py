@@ -4,5 +4,25 @@ from kernels.crossbar import convert, quantize
 from kernels.philox import fill_normal_chunk
 from kernels.random import Key, bits, normal, truncated_normal, uniform
 from kernels.threads import get_threads, set_threads
+from kernels.wires import MeanField, effective_matrix, mean_field, output_variance
+from kernels.wires_nonlinear import NonlinearSolution, sinh_law, solve_nonlinear
 
-__all__ = ["Key", "bits", "convert", "fill_normal_chunk", "get_threads", "normal", "quantize", "set_threads", "truncated_normal", "uniform"]
+__all__ = [
+    "Key",
+    "MeanField",
+    "NonlinearSolution",
+    "bits",
+    "convert",
+    "effective_matrix",
+    "fill_normal_chunk",
+    "get_threads",
+    "mean_field",
+    "normal",
+    "output_variance",
+    "quantize",
+    "set_threads",
+    "sinh_law",
+    "solve_nonlinear",
+    "truncated_normal",
+    "uniform",
+]

@@ -234,9 +234,7 @@ def _merge(blocks: Blocks, dimension: int, wanted: tuple[tuple[str, str], ...]) 
     joined = {}
     for side, other in wanted:
         top, left = voltage_first[side].shape[-1], voltage_first[other].shape[-1]
-        result = impedance.new_empty(
-            *impedance.shape[:-2], top + current_second[side].shape[-1], left + current_second[other].shape[-1]
-        )
+        result = impedance.new_empty(*impedance.shape[:-2], top + current_second[side].shape[-1], left + current_second[other].shape[-1])
         rows_first, rows_second = voltage_first[side].mT, current_second[side].mT
         if top and left:
             torch.sub(_of(first, side, other), rows_first @ merge.current_first[other], out=result[..., :top, :left])
@@ -273,7 +271,9 @@ def _divide(merge: Merge, inputs: Ports, *, own_rows: bool) -> Ports:
         half = inputs["left"].shape[-1] // 2
         first = {side: matrix[..., :half] for side, matrix in first.items()}
         second = {side: matrix[..., half:] for side, matrix in second.items()}
-    return {side: torch.stack([first[side], second[side]], merge.dimension + 1).flatten(merge.dimension, merge.dimension + 1) for side in SIDES}
+    return {
+        side: torch.stack([first[side], second[side]], merge.dimension + 1).flatten(merge.dimension, merge.dimension + 1) for side in SIDES
+    }
 
 
 def _sum_of(matrices: Mapping[str, Tensor], inputs: Ports, without: str) -> Tensor:

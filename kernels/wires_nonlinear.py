@@ -20,12 +20,11 @@ Doubles = npt.NDArray[np.float64]
 Law = Callable[[Doubles, Doubles], tuple[Doubles, Doubles]]
 """From voltages in volts and conductances in siemens, arrays of one shape, to currents in ampere and their slopes in siemens."""
 
-_VOLTAGES_AT_ONCE: Final = 2**20
-_LANES: Final = 8
-"""Inputs that conjugate gradients take together: one vector register of float64."""
-_INNER_TOLERANCE: Final = 1e-9
+_INNER_TOLERANCE: Final = 1e-8
 _INNER_STEPS: Final = 5000
 _HALVINGS: Final = 40
+_STRIP: Final = 8
+"""Rows that are transposed together: a cache line of float64."""
 _LINEAR_BELOW: Final = 1e-9
 
 
@@ -141,199 +140,176 @@ def solve_nonlinear(
     cells = _checked_cells(conductance)
     drivers = _checked_inputs(inputs, conductance, cells)
     row_segments, column_segments = (segments.cpu().numpy() for segments in wires.segments(cells))
-    column_segments = column_segments[::-1].copy()  # from the top to the sense node
-    tiles, rows, columns = cells.shape
+    tiles, _, columns = cells.shape
     batch = drivers.shape[1]
-    currents, iterations = cells.new_empty(tiles, batch, columns), np.empty((tiles, batch), np.int64)
-    step = _LANES * max(1, _VOLTAGES_AT_ONCE // (_LANES * rows * columns))
+    currents, iterations = np.empty((tiles, batch, columns)), np.empty((tiles, batch), np.int64)
     for tile in range(tiles):
-        conductances = cells[tile].cpu().numpy()
-        for start in range(0, batch, step):
-            part = slice(start, start + step)
-            solver = _Solver(conductances, drivers[tile, part].cpu().numpy(), row_segments, column_segments, law)
-            found, iterations[tile, part] = solver.run(tolerance, max_iterations)
-            currents[tile, part] = cells.new_tensor(found)
+        solver = _Solver(cells[tile].cpu().contiguous().numpy(), row_segments, column_segments, law)
+        for index, one in enumerate(drivers[tile].cpu().numpy()):
+            currents[tile, index], iterations[tile, index] = solver.run(one, tolerance, max_iterations)
     lead = tuple(conductance.shape[:-2])
-    return NonlinearSolution(_like(currents.reshape(*lead, batch, columns), conductance), iterations.reshape(*lead, batch))
+    return NonlinearSolution(
+        _like(cells.new_tensor(currents).reshape(*lead, batch, columns), conductance), iterations.reshape(*lead, batch)
+    )
 
 
 class _Solver:
-    """One chunk of inputs on one array; everything is (rows, columns, inputs), so that inputs share vector registers."""
+    """One array, one input at a time: inputs do not depend on what else is in the batch."""
 
-    def __init__(self, conductance: Doubles, inputs: Doubles, row_segments: Doubles, column_segments: Doubles, law: Law) -> None:
-        self.ideal = np.ascontiguousarray(np.broadcast_to(inputs.T[:, None, :], (*conductance.shape, len(inputs))))
-        self.conductance = np.ascontiguousarray(np.broadcast_to(conductance[:, :, None], self.ideal.shape))
-        self.row_segments, self.column_segments, self.law = row_segments, column_segments, law
+    def __init__(self, conductance: Doubles, row_segments: Doubles, column_segments: Doubles, law: Law) -> None:
+        self.conductance, self.law = conductance, law
+        self.row_segments, self.column_segments = row_segments, column_segments
 
-    def evaluated(self, voltage: Doubles, chosen: npt.NDArray[np.intp]) -> tuple[Doubles, Doubles, Doubles]:
-        """Return currents, slopes and the residual in volts of the chosen inputs."""
-        # A step that is too long overflows an exponential law: its residual is then infinite, and the step is halved.
-        with np.errstate(over="ignore", invalid="ignore"):
-            current, slope = self.law(voltage, self.conductance[:, :, chosen])
-        if current.shape != voltage.shape or slope.shape != voltage.shape:
-            raise ValueError(
-                f"Argument `law` must return arrays of the shape {voltage.shape} it gets, but got {current.shape} and {slope.shape}; "
-                "do compute both elementwise."
-            )
-        finite = np.isfinite(current).all((0, 1)) & np.isfinite(slope).all((0, 1))
-        if (slope < 0).any():
-            raise ValueError(f"Argument `law` must return slopes of at least 0, but got {np.nanmin(slope):g}; do pass an increasing law.")
-        drop = np.zeros_like(voltage)
-        _drops(np.where(finite, current, 0.0), self.row_segments, self.column_segments, drop)
-        residual = voltage - self.ideal[:, :, chosen] + drop
-        residual[:, :, ~finite] = np.inf
-        return current, slope, residual
-
-    def run(self, tolerance: float, max_iterations: int) -> tuple[Doubles, npt.NDArray[np.int64]]:
-        """Return the column currents and Newton steps of each input."""
-        rows, columns, count = self.ideal.shape
-        scale = np.abs(self.ideal).max((0, 1), initial=0.0)
-        active = np.arange(count)
-        voltage = self.ideal.copy()
-        current, slope, residual = self.evaluated(voltage, active)
+    def run(self, inputs: Doubles, tolerance: float, max_iterations: int) -> tuple[Doubles, int]:
+        """Return the column currents of one input, (rows,), and the Newton steps that it took."""
+        ideal = np.ascontiguousarray(np.broadcast_to(inputs[:, None], self.conductance.shape))
+        goal = tolerance * float(np.abs(inputs).max())
+        voltage = ideal
+        current, slope, residual = self.evaluated(voltage, ideal)
         if not np.isfinite(residual).all():
             raise ValueError(
-                f"Argument `law` must be finite at the inputs, up to {scale.max():g} V, but got inf or nan; do check its range and theirs."
+                f"Argument `law` must be finite at the inputs, up to {np.abs(inputs).max():g} V, but got inf or nan; "
+                "do check its range and theirs."
             )
-        result, steps = np.empty((columns, count)), np.zeros(count, np.int64)
-        for _ in range(max_iterations + 1):
-            done = np.abs(residual).max((0, 1)) <= tolerance * scale[active]
-            result[:, active[done]] = current[:, :, done].sum(0)
-            if done.all():
-                return result.T, steps
-            active, voltage, current, slope, residual = active[~done], *(x[:, :, ~done] for x in (voltage, current, slope, residual))
-            if steps[active].max() >= max_iterations:
-                break
+        for iteration in range(max_iterations):
+            if np.abs(residual).max() <= goal:
+                return current.sum(0), iteration
             step = self.newton_step(slope, residual)
-            steps[active] += 1
-            voltage, current, slope, residual = self.shortened(voltage, step, slope, current, residual, active)
-        worst = np.abs(residual).max((0, 1)) / scale[active]
+            before = float(np.square(residual).sum())
+            for _ in range(_HALVINGS):
+                current, slope, residual = self.evaluated(voltage + step, ideal)
+                if np.square(residual).sum() < before or np.abs(residual).max() <= goal:
+                    break
+                step *= 0.5
+            voltage = voltage + step
+        if np.abs(residual).max() <= goal:
+            return current.sum(0), max_iterations
         raise RuntimeError(
-            f"Newton's method must converge within `max_iterations` = {max_iterations} steps, but {active.size} of {count} inputs are left with a "
-            f"relative error of up to {worst.max():.1e}; do raise `max_iterations`, or lower the input voltages or the resistances."
+            f"Newton's method must converge within `max_iterations` = {max_iterations}, but left an error of {np.abs(residual).max():.1e} V "
+            f"for inputs up to {np.abs(inputs).max():g} V; do raise `max_iterations` or `tolerance`, or lower the inputs or the resistances."
         )
 
-    def newton_step(self, slope: Doubles, residual: Doubles) -> Doubles:
-        """Solve (1 + Z D) step = -residual for all inputs, by conjugate gradients on the symmetric form."""
-        step = np.empty_like(residual)
-        for start in range(0, residual.shape[2], _LANES):
-            part = slice(start, start + _LANES)
-            root = np.sqrt(slope[:, :, part])
-            wanted = np.ascontiguousarray(residual[:, :, part])
-            solved = np.zeros_like(root)
-            if not _conjugate_gradients(
-                root, -root * wanted, self.row_segments, self.column_segments, _INNER_TOLERANCE, _INNER_STEPS, solved
-            ):
-                raise RuntimeError(
-                    f"The linear system of a Newton step must converge within {_INNER_STEPS} steps, but did not for slopes up to "
-                    f"{slope.max():g} S; do lower the resistances or the conductances."
-                )
-            drop = np.zeros_like(root)
-            _drops(root * solved, self.row_segments, self.column_segments, drop)
-            step[:, :, part] = -wanted - drop
-        return step
+    def evaluated(self, voltage: Doubles, ideal: Doubles) -> tuple[Doubles, Doubles, Doubles]:
+        """Return currents, slopes and the residual in volts, infinite where the law overflows."""
+        # A step that is too long overflows an exponential law: it is then halved, as any that increases the residual.
+        with np.errstate(over="ignore", invalid="ignore"):
+            current, slope = self.law(voltage, self.conductance)
+        if np.shape(current) != voltage.shape or np.shape(slope) != voltage.shape:
+            raise ValueError(
+                f"Argument `law` must return two arrays of the shape {voltage.shape} it gets, but got {np.shape(current)} and "
+                f"{np.shape(slope)}; do compute both for each cell."
+            )
+        if (slope < 0).any():
+            raise ValueError(f"Argument `law` must return slopes of at least 0, but got {np.nanmin(slope):g}; do pass an increasing law.")
+        if not (np.isfinite(current).all() and np.isfinite(slope).all()):
+            return current, slope, np.full_like(voltage, np.inf)
+        residual = voltage - ideal
+        _add_drops(np.ascontiguousarray(current), self.row_segments, self.column_segments, residual)
+        return current, slope, residual
 
-    def shortened(
-        self, voltage: Doubles, step: Doubles, slope: Doubles, current: Doubles, residual: Doubles, active: npt.NDArray[np.intp]
-    ) -> tuple[Doubles, Doubles, Doubles, Doubles]:
-        """Halve the step of each input until its residual shrinks."""
-        before = np.square(residual).sum((0, 1))
-        length = np.ones(active.size)
-        pending = np.arange(active.size)
-        tried, current, slope, residual = voltage.copy(), current.copy(), slope.copy(), residual.copy()
-        for _ in range(_HALVINGS):
-            tried[:, :, pending] = voltage[:, :, pending] + length[pending] * step[:, :, pending]
-            found = self.evaluated(tried[:, :, pending], active[pending])
-            current[:, :, pending], slope[:, :, pending], residual[:, :, pending] = found
-            after = np.square(found[2]).sum((0, 1))
-            pending = pending[~(after < before[pending])]
-            if not pending.size:
-                break
-            length[pending] /= 2.0
-        return tried, current, slope, residual
+    def newton_step(self, slope: Doubles, residual: Doubles) -> Doubles:
+        """Solve (1 + Z D) step = -residual."""
+        root = np.sqrt(slope)
+        solved = np.zeros_like(root)
+        if not _conjugate_gradients(
+            root, -root * residual, self.row_segments, self.column_segments, _INNER_TOLERANCE, _INNER_STEPS, solved
+        ):
+            raise RuntimeError(
+                f"The linear system of a Newton step must converge within {_INNER_STEPS} steps of conjugate gradients, but did not for "
+                f"slopes up to {slope.max():g} S; do lower the inputs or the resistances."
+            )
+        step = residual.copy()
+        _add_drops(root * solved, self.row_segments, self.column_segments, step)
+        return np.negative(step, out=step)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _drops(current: Doubles, row_segments: Doubles, column_segments: Doubles, drop: Doubles) -> None:
-    """Add to `drop` the voltage that the wires lose on the way to and from each cell, (rows, columns, lanes)."""
-    rows, columns, lanes = current.shape
-    flowing = np.empty((columns, lanes))
-    lost = np.empty(lanes)
-    for row in range(rows):
-        lost[:] = 0.0
-        for column in range(columns - 1, -1, -1):
-            for lane in range(lanes):
-                lost[lane] += current[row, column, lane]
-                flowing[column, lane] = lost[lane]
-        lost[:] = 0.0
+def _add_drops(current: Doubles, row_segments: Doubles, column_segments: Doubles, drop: Doubles) -> None:
+    """Add to `drop` the voltage that the wires lose on the way to and from each cell."""
+    rows, columns = current.shape
+    # A wire is a sum from its far end for the currents of its segments, and one back for the voltages: all wires side by side, in SIMD.
+    flowing = np.empty((columns, rows))
+    for first in range(0, rows, _STRIP):
+        last = min(first + _STRIP, rows)
         for column in range(columns):
-            for lane in range(lanes):
-                lost[lane] += row_segments[column] * flowing[column, lane]
-                drop[row, column, lane] += lost[lane]
-    gathered = np.empty((rows, lanes))
-    for column in range(columns):
-        lost[:] = 0.0
-        for row in range(rows):
-            for lane in range(lanes):
-                lost[lane] += current[row, column, lane]
-                gathered[row, lane] = lost[lane]
-        lost[:] = 0.0
-        for row in range(rows - 1, -1, -1):
-            for lane in range(lanes):
-                lost[lane] += column_segments[row] * gathered[row, lane]
-                drop[row, column, lane] += lost[lane]
+            for row in range(first, last):
+                flowing[column, row] = current[row, column]
+    _sum_along(flowing, row_segments)
+    for first in range(0, rows, _STRIP):
+        last = min(first + _STRIP, rows)
+        for column in range(columns):
+            for row in range(first, last):
+                drop[row, column] += flowing[column, row]
+    gathered = current[::-1].copy()
+    _sum_along(gathered, column_segments)
+    for row in range(rows):
+        back = gathered[rows - 1 - row]
+        for column in range(columns):
+            drop[row, column] += back[column]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sum_along(wires: Doubles, segments: Doubles) -> None:
+    """Replace the currents into cells, (position from the end that is driven, wire), by the voltages lost on the way there."""
+    length, count = wires.shape
+    for position in range(length - 2, -1, -1):
+        line, further = wires[position], wires[position + 1]
+        for wire in range(count):
+            line[wire] += further[wire]
+    for position in range(length):
+        line = wires[position]
+        for wire in range(count):
+            line[wire] *= segments[position]
+        if position > 0:
+            nearer = wires[position - 1]
+            for wire in range(count):
+                line[wire] += nearer[wire]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _conjugate_gradients(
     root: Doubles, wanted: Doubles, row_segments: Doubles, column_segments: Doubles, tolerance: float, steps: int, solved: Doubles
 ) -> bool:
-    """Solve (1 + root Z root) solved = wanted from zero; `wanted` becomes the residual. Returns whether all lanes converged."""
-    rows, columns, lanes = root.shape
+    """Solve (1 + root Z root) solved = wanted from zero; `wanted` becomes the residual. Returns whether it converged."""
+    rows, columns = root.shape
     direction = wanted.copy()
     current = np.empty_like(root)
     product = np.empty_like(root)
-    square = np.zeros(lanes)
-    curvature = np.zeros(lanes)
-    length = np.zeros(lanes)
+    partial = np.zeros(columns)  # sums by column, because the terms of one sum cannot be added in SIMD
     for row in range(rows):
+        residuals = wanted[row]
         for column in range(columns):
-            for lane in range(lanes):
-                square[lane] += wanted[row, column, lane] ** 2
-    goal = square * tolerance**2
+            partial[column] += residuals[column] * residuals[column]
+    square = partial.sum()
+    goal = square * tolerance * tolerance
     for _ in range(steps):
-        if np.all(square <= goal):
+        if square <= goal:
             return True
         for row in range(rows):
+            roots, along, flow = root[row], direction[row], current[row]
             for column in range(columns):
-                for lane in range(lanes):
-                    current[row, column, lane] = root[row, column, lane] * direction[row, column, lane]
-        product[:, :, :] = 0.0
-        _drops(current, row_segments, column_segments, product)
-        curvature[:] = 0.0
+                flow[column] = roots[column] * along[column]
+        product[:, :] = 0.0
+        _add_drops(current, row_segments, column_segments, product)
+        partial[:] = 0.0
         for row in range(rows):
+            roots, along, applied = root[row], direction[row], product[row]
             for column in range(columns):
-                for lane in range(lanes):
-                    along = direction[row, column, lane]
-                    applied = along + root[row, column, lane] * product[row, column, lane]
-                    product[row, column, lane] = applied
-                    curvature[lane] += along * applied
-        for lane in range(lanes):
-            # A lane that has converged stays where it is.
-            length[lane] = square[lane] / curvature[lane] if square[lane] > goal[lane] else 0.0
-        before = square.copy()
-        square[:] = 0.0
+                applied[column] = along[column] + roots[column] * applied[column]
+                partial[column] += along[column] * applied[column]
+        length = square / partial.sum()
+        partial[:] = 0.0
         for row in range(rows):
+            along, applied, residuals, sums = direction[row], product[row], wanted[row], solved[row]
             for column in range(columns):
-                for lane in range(lanes):
-                    solved[row, column, lane] += length[lane] * direction[row, column, lane]
-                    left = wanted[row, column, lane] - length[lane] * product[row, column, lane]
-                    wanted[row, column, lane] = left
-                    square[lane] += left * left
-        for lane in range(lanes):
-            length[lane] = square[lane] / before[lane] if before[lane] > 0.0 else 0.0
+                sums[column] += length * along[column]
+                residuals[column] -= length * applied[column]
+                partial[column] += residuals[column] * residuals[column]
+        before = square
+        square = partial.sum()
+        ratio = square / before
         for row in range(rows):
+            along, residuals = direction[row], wanted[row]
             for column in range(columns):
-                for lane in range(lanes):
-                    direction[row, column, lane] = wanted[row, column, lane] + length[lane] * direction[row, column, lane]
-    return bool(np.all(square <= goal))
+                along[column] = residuals[column] + ratio * along[column]
+    return bool(square <= goal)

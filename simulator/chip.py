@@ -46,6 +46,7 @@ class Chip(nn.Module):
         self.model = model
         self.routed = nn.ModuleList(routed)
         self.seed = seed
+        self.register_load_state_dict_post_hook(_settle)  # type: ignore[no-untyped-call]
         self._rows = rows
         self.warnings = warnings
 
@@ -166,6 +167,13 @@ class Chip(nn.Module):
             for hook in hooks:
                 hook.remove()
         return cost_frame(rows)
+
+
+def _settle(chip: nn.Module, incompatible: Any) -> None:
+    """After all of a state is loaded: parameters that two modules share were written after the first of them was done."""
+    for module in chip.modules():
+        if isinstance(module, HardwareLayer):
+            module.settle()
 
 
 @contextmanager

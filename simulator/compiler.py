@@ -20,7 +20,7 @@ from simulator.hardware import HardwareLayer
 from simulator.lowering import lower
 from simulator.lowering.wholes import is_whole, show_weights
 from simulator.routing import Finder, Site
-from simulator.weight_layers import NotMappedError, WeightLayer, WeightView, weight_layer
+from simulator.weight_layers import NotMappedError, WeightLayer, WeightView, is_weight_layer, weight_layer
 
 MIRRORED = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 """What models ask of their layers; a layer on hardware answers the same."""
@@ -230,8 +230,13 @@ def _calibration(data: Any) -> Iterable[Batch]:
 
 
 def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the modules without children by name; a model that is itself one is called ``model``."""
-    return [(name or "model", module) for name, module in model.named_modules() if not any(module.children())]
+    """Return the innermost modules by name, parametrized layers as one; a model that is itself one is called ``model``."""
+    inside = {id(part) for module in model.modules() if is_weight_layer(module) for part in module.modules() if part is not module}
+    return [
+        (name or "model", module)
+        for name, module in model.named_modules()
+        if id(module) not in inside and (is_weight_layer(module) or not any(module.children()))
+    ]
 
 
 def _placement(candidates: Mapping[str, object], design: Design | Mapping[str, Design]) -> dict[str, Design]:

@@ -64,7 +64,7 @@ def coverage_rows(
     """
     model = chip.get_submodule("model") if hasattr(chip, "routed") else chip
     layers = {module.name: module for module in chip.modules() if isinstance(module, HardwareLayer)}
-    overlaps = {name for name, module in model.named_modules() if isinstance(module, TransposedConvolution)}
+    overlaps = {name or "model" for name, module in model.named_modules() if isinstance(module, TransposedConvolution)}
     counted: dict[str, list[Contraction]] = defaultdict(list)
     on_hardware: dict[str, int] = defaultdict(int)
     names = {f"model.{name}": name for name, _ in model.named_modules()}

@@ -57,6 +57,9 @@ def draw(result: StudyResult) -> dict[str, Figure]:
             figure = cost(result.cost, column)
             if figure is not None:
                 found[name] = figure
+        for figure in found.values():
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out once, not again for each file
     return found
 
 

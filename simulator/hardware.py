@@ -98,6 +98,10 @@ class HardwareLayer(nn.Module, ABC):
         """Let a time pass since the instance was programmed."""
 
     @abstractmethod
+    def settle(self) -> None:
+        """Take the master weights as they are now for those that a state just loaded was programmed from."""
+
+    @abstractmethod
     def start_calibration(self) -> None:
         """Forget what was observed and observe from now on, while `mode` is ``CALIBRATE``."""
 

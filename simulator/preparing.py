@@ -1,6 +1,7 @@
 """Building everything that a study names, and trying it on one batch, before anything is computed or written."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -197,7 +198,13 @@ def _try(study: Study, model: nn.Module, batch: Batch, metrics: dict[str, Metric
     if batch.targets is None:
         raise StudyError("Study: `data` must have inputs and targets, but has inputs alone; return (inputs, targets) batches")
     shapes = ", ".join(_shown(value) for value in (*batch.inputs, *batch.keywords.values()))
-    with torch.no_grad(), one_thread(), private_generator(Key.of(seed=study.seed, purpose="trial run")):
+    with (
+        torch.no_grad(),
+        one_thread(),
+        private_generator(Key.of(seed=study.seed, purpose="trial run")),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("error", UserWarning)  # torch's loss functions warn where shapes broadcast, and mean an error
         output = _called(f"`model` must take the data's batches ({shapes})", lambda: model(*batch.inputs, **batch.keywords))
         for one in metrics.values():
             _called(f"`metrics` must fit outputs and targets ({_shown(batch.targets)})", partial(one.rows, output, batch.targets))
@@ -211,7 +218,7 @@ def _try(study: Study, model: nn.Module, batch: Batch, metrics: dict[str, Metric
 def _called(what: str, function: Callable[[], Any]) -> Any:
     try:
         return function()
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, UserWarning) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise StudyError(f"Study: {what}, but: {line}") from error
 

@@ -43,9 +43,15 @@ def load_study(source: str) -> tuple[Study, Path]:
         state = "it is a folder" if path.is_dir() else "there is no such file"
         raise StudyError(f"study {source!r} must be a TOML file, but {state}; {hint}")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"study {source!r} must be TOML, but is not: {_first_line(error)}; correct the file") from error
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        lines = text.splitlines() or [""]
+        end = f"at line {len(lines)}, column {len(lines[-1]) + 1}"
+        said = str(error).replace("at end of document", end)
+        raise StudyError(f"study {source!r} must be TOML, but is not: {said}; correct the file") from error
+    except UnicodeDecodeError as error:
+        raise StudyError(f"study {source!r} must be TOML in UTF-8, but is not: {error}; save it as text") from error
     except OSError as error:
         raise StudyError(f"study {source!r} must be a file that can be read, but: {error.strerror}; check its permissions") from error
     folder = Path.cwd() if source in packaged else path.resolve().parent
@@ -79,7 +85,3 @@ def _placed(study: Study, folder: Path) -> Study:
     if isinstance(preset, str) and preset.endswith(".toml") and (folder / preset).is_file():
         changes["design"] = {**study.design, "preset": str((folder / preset).resolve())}
     return study.model_copy(update=changes)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

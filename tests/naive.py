@@ -3,6 +3,8 @@
 import math
 
 import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
 
 MASK = 0xFFFFFFFF
 
@@ -82,3 +84,83 @@ def convert(
         y = y * np.float32(scale)
         result[index] = y if out is None else out[index] + y
     return result
+
+
+Resistors = list[tuple[str, str, float]]
+
+
+def crossbar_netlist(
+    conductance: np.ndarray, row_ohm: float, column_ohm: float, source_ohm: float = 0.0, sense_ohm: float = 0.0
+) -> tuple[Resistors, list[list[str]], list[list[str]]]:
+    """Return (node, node, siemens) of each resistor, and the node of each cell on its row wire and on its column wire.
+
+    Row i is driven at node "driver i", column j is sensed at node "sense j"; what a segment without resistance joins is one node.
+    """
+    resistors: Resistors = []
+
+    def wire(start: str, name: str, length: int, first_ohm: float, ohm: float) -> list[str]:
+        nodes, last = [], start
+        for position in range(length):
+            resistance = ohm + (first_ohm if position == 0 else 0.0)
+            if resistance > 0:
+                resistors.append((last, f"{name} {position}", 1.0 / resistance))
+                last = f"{name} {position}"
+            nodes.append(last)
+        return nodes
+
+    rows, columns = conductance.shape
+    row_nodes = [wire(f"driver {i}", f"row {i}", columns, source_ohm, row_ohm) for i in range(rows)]
+    upward = [wire(f"sense {j}", f"column {j}", rows, sense_ohm, column_ohm) for j in range(columns)]
+    column_nodes = [[upward[j][rows - 1 - i] for j in range(columns)] for i in range(rows)]
+    for i in range(rows):
+        for j in range(columns):
+            resistors.append((row_nodes[i][j], column_nodes[i][j], float(conductance[i, j])))
+    return resistors, row_nodes, column_nodes
+
+
+def kirchhoff(resistors: Resistors, held: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the voltage of each node, and the current that flows out of the network at each held one.
+
+    `held` gives the voltages of some nodes, one entry for each right-hand side.
+    """
+    names = sorted({name for resistor in resistors for name in resistor[:2]} | set(held))
+    free = {name: index for index, name in enumerate(name for name in names if name not in held)}
+    count = len(next(iter(held.values())))
+    matrix = scipy.sparse.lil_matrix((len(free), len(free)))
+    right = np.zeros((len(free), count))
+    for first, second, siemens in resistors:
+        for node, other in ((first, second), (second, first)):
+            if node in free:
+                matrix[free[node], free[node]] += siemens
+                if other in free:
+                    matrix[free[node], free[other]] -= siemens
+                else:
+                    right[free[node]] += siemens * held[other]
+    solved = scipy.sparse.linalg.splu(matrix.tocsc()).solve(right) if free else right
+    volts = {name: solved[free[name]] if name in free else held[name] for name in names}
+    out = {name: np.zeros(count) for name in held}
+    for first, second, siemens in resistors:
+        for node, other in ((first, second), (second, first)):
+            if node in out:
+                out[node] = out[node] + siemens * (volts[other] - volts[node])
+    return volts, out
+
+
+def crossbar_currents(conductance: np.ndarray, inputs: np.ndarray, *ohms: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return column currents (batch, columns) and cell voltages (batch, rows, columns) for row voltages (batch, rows)."""
+    resistors, row_nodes, column_nodes = crossbar_netlist(conductance, *ohms)
+    rows, columns = conductance.shape
+    held = {f"driver {i}": inputs[:, i] for i in range(rows)} | {f"sense {j}": np.zeros(len(inputs)) for j in range(columns)}
+    volts, out = kirchhoff(resistors, held)
+    cells = [[volts[row_nodes[i][j]] - volts[column_nodes[i][j]] for j in range(columns)] for i in range(rows)]
+    return np.stack([out[f"sense {j}"] for j in range(columns)], 1), np.moveaxis(np.array(cells), 2, 0)
+
+
+def crossbar_adjoint(conductance: np.ndarray, *ohms: float) -> np.ndarray:
+    """Return minus the cell voltages (columns, rows, columns) while one sense node is at 1 V and everything else that is held at 0."""
+    resistors, row_nodes, column_nodes = crossbar_netlist(conductance, *ohms)
+    rows, columns = conductance.shape
+    held = {f"driver {i}": np.zeros(columns) for i in range(rows)} | {f"sense {j}": np.eye(columns)[j] for j in range(columns)}
+    volts, _ = kirchhoff(resistors, held)
+    cells = [[volts[column_nodes[i][j]] - volts[row_nodes[i][j]] for j in range(columns)] for i in range(rows)]
+    return np.moveaxis(np.array(cells), 2, 0)

@@ -300,7 +300,10 @@ def test_the_headline_claims_only_what_the_interval_shows(finished: tuple[Path, 
     assert "of 6 chips" not in headline(result) and "on 6 chips of wan_nature_2022" in headline(result)
 
 
-def test_one_chip_and_broken_chips_still_make_a_report(finished: tuple[Path, StudyResult], tmp_path: Path) -> None:
+def test_one_chip_and_broken_chips_still_make_a_report(
+    finished: tuple[Path, StudyResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulator.report.FORMATS", ("svg",))
     _, result = finished
     for rows, value in ((1, 0.5), (6, math.nan)):
         evaluations = {

@@ -61,7 +61,10 @@ def test_programming_error_follows_the_published_law(name: str, share: float) ->
     assert stats.kstest(drawn, expected.cdf).statistic < 0.009
     assert drawn.std() == pytest.approx(expected.std(), rel=0.015)
     assert drawn.min() >= 0
-    assert len(np.unique(drawn)) >= (0.95 if sigma > 0.05 else 0.5) * CELLS
+    # Where the law is narrow, float32 itself has too few numbers for all cells: as many as independent draws have.
+    independent = expected.rvs(CELLS, random_state=np.random.default_rng(0)) * 1e-6
+    assert len(np.unique(drawn)) >= 0.98 * len(np.unique(independent.astype(np.float32)))
+    assert len(np.unique(drawn)) >= 0.95 * CELLS or sigma < target / 40
 
 
 def test_wan_at_ten_and_twenty_microsiemens_in_both_digitizations() -> None:
@@ -149,8 +152,8 @@ def test_pcm_flicker_noise_has_the_published_variance(target: float, seconds: fl
     quiet = cell.replace(flicker=None).drift(cells, seconds, KEY).double()
     start = cells.conductance.double() * 1e6 / 25
     share = (0.0088 / start**0.65).clamp(max=0.2) * math.sqrt(math.log((seconds + 250e-9) / 500e-9))
-    reduced = ((cell.drift(cells, seconds, KEY).double() - quiet) / (quiet * share)).numpy()[(share < 0.15).numpy()]
-    assert len(reduced) > CELLS / 2
+    reduced = ((cell.drift(cells, seconds, KEY).double() - quiet) / (quiet * share)).numpy()[(share < 0.25).numpy()]
+    assert len(reduced) > 0.9 * CELLS
     assert stats.kstest(reduced, "norm").pvalue > 1e-3
     assert reduced.std() == pytest.approx(1, rel=0.012)
 

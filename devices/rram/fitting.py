@@ -17,6 +17,7 @@ Drift = Literal["auto", "none", "power", "log"]
 
 _WORTH = 9.0
 """How much smaller than without drift the sum of squared, normalized residuals must be for a drift: three standard deviations."""
+_REWEIGHTINGS = 3
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,12 @@ def _course(kind: str, mean: Floats, variance: Floats, count: Floats, times: Flo
         used, value, spread = np.ones(mean.shape, dtype=bool), mean, variance
     weight = np.where(used, count / np.maximum(spread, 1e-12), 0.0)
     slope, first = _common_slope(along, value, weight)
-    slope_variance, first_spread = _common_slope(along**2, spread, np.where(used, count, 0.0))
+    expected = spread
+    for _ in range(_REWEIGHTINGS):
+        # A variance of n measurements scatters by sqrt(2 / n) of itself.
+        trust = np.where(used, count / np.maximum(expected, 1e-12) ** 2, 0.0)
+        slope_variance, first_spread = _common_slope(along**2, spread, trust)
+        expected = np.maximum(first_spread + slope_variance * along[:, None] ** 2, spread / 4)
     if slope_variance < 0:
         slope_variance = 0.0
         first_spread = (spread * count).sum(0) / count.sum(0)

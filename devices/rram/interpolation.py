@@ -1,5 +1,6 @@
 """Tables and bounded draws that several cells share."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -79,10 +80,15 @@ def above_zero(mean: Tensor, sigma: Tensor, standard: Tensor) -> Tensor:
     near = mean < _SURELY_POSITIVE * sigma
     if bool(near.any()):
         center, width = mean[near].double(), sigma[near].double()
-        share = torch.special.ndtr((center / width).clamp(min=_LOWEST))
-        conditional = center - width * torch.special.ndtri(torch.special.ndtr(-standard[near].double()) * share)
+        share = _below((center / width).clamp(min=_LOWEST))
+        conditional = center - width * torch.special.ndtri(_below(-standard[near].double()) * share)
         drawn[near] = conditional.to(drawn.dtype)
     return drawn.clamp(min=0)
+
+
+def _below(standard: Tensor) -> Tensor:
+    """Return the normal distribution function; `torch.special.ndtr` is zero from nine standard deviations below."""
+    return torch.erfc(standard * -math.sqrt(0.5)) / 2
 
 
 def must_rise(name: str, values: Sequence[float]) -> None:

@@ -66,7 +66,7 @@ def draw_fit(cell: MeasuredCell) -> Figure:
             axes.set_xlabel("target (µS)")
             if panel == 0:
                 axes.set_ylabel("conductance − target (µS)")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3 if len(chosen) > 1 else 1)
     return figure
 
 

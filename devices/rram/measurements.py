@@ -148,7 +148,7 @@ def _column(
         if wrong.any():
             row = int(np.argmax(wrong))
             raise DesignError(
-                f"column `{name}` of {file} must be {what} in every row, but got {shown(table[name][row])} in data row {row + 1} "
+                f"column `{name}` of {file} must be {what} in every row, but got {shown(table[name][row : row + 1].tolist()[0])} in data row {row + 1} "
                 f"({int(wrong.sum())} in all); correct or drop these rows"
             )
     # Division by a whole number rounds once: 20 uS is then the float that "20 uS" is.

@@ -46,12 +46,12 @@ class MultiheadAttention(nn.Module):
         parts = (
             (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
             if packed is None
-            else tuple(nn.Parameter(packed.detach()[i * width : (i + 1) * width], packed.requires_grad) for i in range(3))
+            else tuple(_part(packed, i, width) for i in range(3))
         )
         bias = attention.in_proj_bias
         for i, (name, weight) in enumerate(zip(("q_proj", "k_proj", "v_proj"), parts, strict=True)):
             assert weight is not None
-            part = None if bias is None else nn.Parameter(bias.detach()[i * width : (i + 1) * width], bias.requires_grad)
+            part = None if bias is None else _part(bias, i, width)
             self.add_module(name, linear_with(weight, part))
         self.out_proj = linear_with(attention.out_proj.weight, attention.out_proj.bias)
         self.training = attention.training
@@ -125,6 +125,11 @@ def linear_with(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     layer.register_parameter("weight", _parameter(weight))
     layer.register_parameter("bias", None if bias is None else _parameter(bias))
     return layer
+
+
+def _part(packed: nn.Parameter, index: int, width: int) -> nn.Parameter:
+    # Through `data`, which counts its writes anew: a write to one part does not count as one to the others.
+    return nn.Parameter(packed.data[index * width : (index + 1) * width], packed.requires_grad)
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

@@ -69,6 +69,7 @@ class CrossbarLayer(HardwareLayer):
         self.output_ranges: list[float] | None = None
         self._programming_seed = seed
         self._master_version = -1
+        self._loaded_current = False
         self._arrays: Arrays | None = None
         self._input_observer = RangeObserver()
         self._output_observers: list[RangeObserver] = []
@@ -391,8 +392,13 @@ class CrossbarLayer(HardwareLayer):
         self._programming_seed, self.trial, self.seconds = state["programming_seed"], state["trial"], state["seconds"]
         self.reads, self.training_reads = state["reads"], state["training_reads"]
         self.input_range, self.output_ranges = state["input_range"], state["output_ranges"]
-        self._master_version = self.weight._version if state["current"] else -1
+        self._loaded_current = bool(state["current"])
         self._arrays = None
+        self.settle()
+
+    def settle(self) -> None:
+        """Take the master weights as they are now for those that a state just loaded was programmed from."""
+        self._master_version = self.weight._version if self._loaded_current else -1
 
     def _masters_are_current(self) -> bool:
         return self.cells is not None and self.weight._version == self._master_version
