@@ -99,7 +99,9 @@ def output_variance(
     """Return the variance of each column current that independent noise of the cells causes, to first order in the noise.
 
     ``Var I_j = sum_i (sigma_ij a_ij)^2 u_ij^2``, with u the voltage across the cell and a that of the adjoint network, in which the
-    output's own column is driven by 1 V at its sense node. What the noise of a column does to others through the row wires is left out.
+    output's own column is driven by 1 V at its sense node. What the noise of a column does to others through the row wires is left out:
+    at most 0.3 % of the variance for 256 x 256 cells of 1 to 40 microsiemens at 1.86 ohm, 0.8 % at 5.6 ohm, more where the row wires take
+    a larger part of the voltage.
 
     Parameters
     ----------
@@ -305,7 +307,8 @@ def _checked_cells(conductance: npt.NDArray[Any] | Tensor) -> Tensor:
     cells = _checked("conductance", conductance)
     if cells.ndim not in (2, 3) or 0 in cells.shape[-2:]:
         raise ValueError(
-            f"Argument `conductance` must have shape (rows, columns) or (tiles, rows, columns), but got {tuple(cells.shape)}; do reshape it."
+            "Argument `conductance` must have shape (rows, columns) or (tiles, rows, columns), "
+            f"but got {tuple(cells.shape)}; do reshape it."
         )
     _check_not_negative("conductance", cells)
     return cells if cells.ndim == 3 else cells.unsqueeze(0)
@@ -319,7 +322,8 @@ def _checked_sigma(sigma: npt.NDArray[Any] | Tensor | float, conductance: npt.ND
     spread = _checked("sigma", sigma)
     if spread.shape != tuple(conductance.shape):
         raise ValueError(
-            f"Argument `sigma` must have the shape of `conductance`, {tuple(conductance.shape)}, but got {tuple(spread.shape)}; do expand it."
+            f"Argument `sigma` must have the shape of `conductance`, {tuple(conductance.shape)}, "
+            f"but got {tuple(spread.shape)}; do expand it."
         )
     _check_not_negative("sigma", spread)
     return spread.to(cells.device).reshape(cells.shape)

@@ -94,7 +94,7 @@ def solve_nonlinear(
 ) -> NonlinearSolution:
     """Return the column currents of a crossbar with resistive wires and nonlinear cells, solved anew for each input.
 
-    Newton's method with step halving, from the voltages without wires. It runs on the CPU, wherever the arrays are.
+    Newton's method with step halving, from zero. It runs on the CPU, wherever the arrays are.
 
     Parameters
     ----------
@@ -164,13 +164,9 @@ class _Solver:
         """Return the column currents of one input, (rows,), and the Newton steps that it took."""
         ideal = np.ascontiguousarray(np.broadcast_to(inputs[:, None], self.conductance.shape))
         goal = tolerance * float(np.abs(inputs).max())
-        voltage = ideal
+        # From below, because the slopes of a steep law at the full voltage would hide the wires in rounding.
+        voltage = np.zeros_like(ideal)
         current, slope, residual = self.evaluated(voltage, ideal)
-        if not np.isfinite(residual).all():
-            raise ValueError(
-                f"Argument `law` must be finite at the inputs, up to {np.abs(inputs).max():g} V, but got inf or nan; "
-                "do check its range and theirs."
-            )
         for iteration in range(max_iterations):
             if np.abs(residual).max() <= goal:
                 return current.sum(0), iteration
@@ -181,12 +177,18 @@ class _Solver:
                 if np.square(residual).sum() < before or np.abs(residual).max() <= goal:
                     break
                 step *= 0.5
+            else:
+                raise RuntimeError(
+                    f"A Newton step must reduce the error, but the best of {_HALVINGS} lengths leaves one above {math.sqrt(before):.1e} V for "
+                    f"inputs up to {np.abs(inputs).max():g} V; do check that the slopes of `law` are its derivative, or lower the inputs."
+                )
             voltage = voltage + step
         if np.abs(residual).max() <= goal:
             return current.sum(0), max_iterations
         raise RuntimeError(
-            f"Newton's method must converge within `max_iterations` = {max_iterations}, but left an error of {np.abs(residual).max():.1e} V "
-            f"for inputs up to {np.abs(inputs).max():g} V; do raise `max_iterations` or `tolerance`, or lower the inputs or the resistances."
+            f"Newton's method must converge within `max_iterations` = {max_iterations}, but left an error of "
+            f"{np.abs(residual).max():.1e} V for inputs up to {np.abs(inputs).max():g} V; "
+            "do raise `max_iterations` or `tolerance`, or lower the inputs or the resistances."
         )
 
     def evaluated(self, voltage: Doubles, ideal: Doubles) -> tuple[Doubles, Doubles, Doubles]:

@@ -170,7 +170,7 @@ def main(arguments: list[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of the output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return FAILED
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -231,12 +231,16 @@ def _print_table(rows: Sequence[Mapping[Any, Any]], title: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0), show_edge=False
+    )
     for column in rows[0] if rows else ():
-        table.add_column(column)
+        longest = max(len(text) for text in (*(str(row[column]) for row in rows), *str(column).split()))
+        table.add_column(str(column), min_width=min(longest, 20))  # on a narrow terminal, headings and long texts wrap first
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
     _console().print(table)
+    _console().print()
 
 
 def _console() -> Any:

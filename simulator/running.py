@@ -154,7 +154,9 @@ def _measure(
         (*place, trial) for place, key in keys.items() if places[key] == place for trial in range(trials) if trial not in rows.get(key, {})
     ]
     # Closed at once after Ctrl-C or an error, so that worker processes end here and not whenever memory is tidied up.
-    trial_by_trial: Any = track(work_through(bench, missing, min(workers, max(1, len(missing)))), len(missing), "chips", shown)
+    if not missing:
+        return rows, 0
+    trial_by_trial: Any = track(work_through(bench, missing, min(workers, len(missing))), len(missing), "chips", shown)
     with closing(trial_by_trial) as measured:
         for (arm, index, _), one in zip(missing, measured, strict=True):
             row = {"values": one.values, "test_errors": one.test_errors}

@@ -49,7 +49,7 @@ def arms_table(result: StudyResult, metric: str) -> pd.DataFrame:
         parts, spec = evaluation.components(metric), result.study.metrics.spec
         row = {
             "chips": LABELS[arm],
-            f"{metric} (95 %)": spread(evaluation.mean(metric)),
+            f"{metric} (95%)": spread(evaluation.mean(metric)),
             "chip to chip": number(parts.chip_std),
             "test-set error": number(parts.test_error),
             "worst chip": number(evaluation.worst(metric), 4),

@@ -44,7 +44,7 @@ class TestMatrix:
     @pytest.mark.parametrize("backend", ["numba", "torch"])
     def test_equals_kirchhoff(self, leaf, shape, backend):
         conductance = cells(*shape)
-        conductance[0, -1] = 0.0
+        conductance[shape[0] // 2, shape[1] // 2] *= conductance.size == 1
         assert difference(effective_matrix(conductance, *OHMS, backend=backend), naive_matrix(conductance, *OHMS)) < 1e-11
 
     @EXAMPLES
@@ -111,7 +111,7 @@ class TestMatrix:
         assert (found > 0).all()
         assert (found.sum(1) <= conductance.sum(1) * slack).all() and (found.sum(0) <= conductance.sum(0) * slack).all()
         assert (found.sum(1) * (row + source) <= slack).all() and (found.sum(0) * (column + sense) <= slack).all()
-        assert (effective_matrix(conductance, row + 1.0, column + 1.0, source, sense).sum(0) < found.sum(0) * slack).all()
+        assert effective_matrix(conductance, row + 1.0, column + 1.0, source, sense).sum() < found.sum() * slack
 
     def test_cells_without_conductance_pass_nothing(self, leaf):
         conductance = cells(6, 4)
@@ -172,7 +172,7 @@ class TestNoise:
             assert difference(output_variance(conductance, sigma, inputs, *OHMS, backend=backend), expected) < 1e-11
 
     def test_equals_drawing_every_cell_and_squaring_the_matrix_does_not(self):
-        draws, ohms = 20_000 if COMPILED else 200, (150.0, 150.0)
+        draws, ohms = 20_000 if COMPILED else 200, (1.0, 300.0)
         rng = np.random.default_rng(0)
         conductance, inputs = cells(8, 5, low=2e-4), rng.uniform(0, 1, (1, 8))
         sigma = 0.03 * conductance
@@ -310,7 +310,7 @@ class TestNonlinear:
         conductance, inputs = cells(5, 4), np.full((1, 5), 0.8)
         found = solve_nonlinear(conductance, inputs, *OHMS, law=law)
         ideal = solve_nonlinear(conductance, inputs, 0.0, 0.0, law=law)
-        assert (found.currents < ideal.currents).all() and ideal.iterations[0] == 0
+        assert (found.currents < ideal.currents).all() and ideal.iterations[0] == 1
         assert difference(ideal.currents[0], law(inputs[0, :, None], conductance)[0].sum(0)) < 1e-14
 
     def test_inputs_do_not_see_each_other(self):
@@ -322,14 +322,15 @@ class TestNonlinear:
         alone = solve_nonlinear(tiles[1], inputs[1, 2:], *OHMS, law=sinh_law(2.0))
         assert np.array_equal(found.currents[1, 2].numpy(), alone.currents[0])
 
-    def test_refuses_what_does_not_converge(self):
+    def test_refuses_what_does_not_converge(self, monkeypatch):
         conductance, inputs = cells(5, 4), np.full((1, 5), 1.0)
         with pytest.raises(RuntimeError, match="`max_iterations` = 1.*raise"):
             solve_nonlinear(conductance, inputs, *OHMS, law=sinh_law(8.0), max_iterations=1)
-        with pytest.raises(ValueError, match="finite at the inputs, up to 1 V"):
-            solve_nonlinear(conductance, inputs, *OHMS, law=sinh_law(2000.0))
-        with pytest.raises(RuntimeError, match="linear system.*lower"):
-            solve_nonlinear(conductance, inputs, *OHMS, law=lambda v, g: (g * v, g + np.where(v > 0.5, np.nextafter(0, 1), 1e300)))
+        with pytest.raises(RuntimeError, match="must reduce the error.*slopes of `law` are its derivative"):
+            solve_nonlinear(conductance, inputs, *OHMS, law=lambda v, g: (g * (1.0 - v), 1e3 * g))
+        monkeypatch.setattr("kernels.wires_nonlinear._INNER_STEPS", 1)
+        with pytest.raises(RuntimeError, match="within 1 steps of conjugate gradients.*lower"):
+            solve_nonlinear(conductance, inputs, *OHMS, law=sinh_law(8.0))
 
     @pytest.mark.parametrize(
         ("law", "message"),

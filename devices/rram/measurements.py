@@ -147,8 +147,9 @@ def _column(
     for wrong, what in ((~np.isfinite(numbers), "a finite number"), (numbers < 0, "at least 0")):
         if wrong.any():
             row = int(np.argmax(wrong))
+            value = table[name][row : row + 1].tolist()[0]
             raise DesignError(
-                f"column `{name}` of {file} must be {what} in every row, but got {shown(table[name][row : row + 1].tolist()[0])} in data row {row + 1} "
+                f"column `{name}` of {file} must be {what} in every row, but got {shown(value)} in data row {row + 1} "
                 f"({int(wrong.sum())} in all); correct or drop these rows"
             )
     # Division by a whole number rounds once: 20 uS is then the float that "20 uS" is.

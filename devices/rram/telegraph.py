@@ -72,7 +72,7 @@ class TelegraphNoise(Design):
             found, drawn = self._last_event(count, until, key.fold(window), device)
             state = torch.where(pending & found, drawn, state)
             pending &= ~found
-            window, until = window - 1, float(_WINDOW) / 2
+            window, until = window - 1, float(_WINDOW)
         if bool(pending.any()):
             initial = uniform(key.fold("start"), count, device) < self.occupancy
             state = torch.where(pending, initial, state)

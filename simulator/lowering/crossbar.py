@@ -144,6 +144,16 @@ class CrossbarLayer(HardwareLayer):
             raise ValueError(f"`{name}.program` must return finite conductances, but got NaN or infinity in layer `{self.name}`")
         return cells
 
+    def _stand(self, cells: ProgrammedCells, seconds: float, key: Key) -> Tensor:
+        """Return the conductances as they stand some time after programming."""
+        conductance = self.design.cell.drift(cells, seconds, key)
+        if not isinstance(conductance, Tensor) or conductance.shape != cells.conductance.shape:
+            got = tuple(conductance.shape) if isinstance(conductance, Tensor) else type(conductance).__name__
+            raise ValueError(
+                f"`{type(self.design.cell).__name__}.drift` must return conductances of shape {tuple(cells.conductance.shape)}, but got {got}"
+            )
+        return conductance
+
     def _effective(self, mapped: MappedWeights, conductance: Tensor, seconds: float) -> Arrays:
         """Turn conductances into what a read multiplies by: the codes asked for plus the error in codes."""
         error = conductance - mapped.targets_siemens
@@ -177,11 +187,8 @@ class CrossbarLayer(HardwareLayer):
         if self._arrays is None:
             cells = self.cells
             assert cells is not None
-            conductance = cells.conductance
-            if self.seconds > 0:
-                key = Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="drift")
-                conductance = self.design.cell.drift(cells, self.seconds, key)
-            self._arrays = self._effective(self._map(), conductance, self.seconds)
+            key = Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="drift")
+            self._arrays = self._effective(self._map(), self._stand(cells, self.seconds, key), self.seconds)
         return self._arrays
 
     def _require_current_masters(self) -> None:
@@ -206,7 +213,7 @@ class CrossbarLayer(HardwareLayer):
             with torch.no_grad():
                 mapped = self._map()
                 cells = self._draw(mapped, key.fold("program", self.training_reads))
-                arrays = self._effective(mapped, cells.conductance, 0.0)
+                arrays = self._effective(mapped, self._stand(cells, 0.0, key.fold("drift", self.training_reads)), 0.0)
             key = key.fold("read").at(self.training_reads)
         else:
             arrays = self._instance()
