@@ -4,8 +4,8 @@ A block of cells is seen through the ends of its wires. Row wires are driven by 
 wires are held at voltages at the bottom (the side of the sense nodes) and fed currents at the top. With the voltages of the fed ends and
 the currents that leave at the driven ends as outputs, a block is one symmetric matrix, which exists for every resistance and conductance
 of zero or more: a resistance is added to a diagonal element, and a cell is an update of rank one. Two neighbors merge by eliminating the
-wires between them; after log2(cells) merges the element from the drivers to the sense nodes is the matrix of the array. The work grows
-with (rows * columns)^1.5, that of solving for each output in turn with (rows * columns)^1.5 times their number.
+wires between them, until the element from the drivers to the sense nodes is the matrix of the array. The work grows with
+(rows * columns)^1.5, most of it matrix products.
 
 Row index 0 lies at the sense nodes here: callers flip.
 """

@@ -179,8 +179,8 @@ class _Solver:
                 step *= 0.5
             else:
                 raise RuntimeError(
-                    f"A Newton step must reduce the error, but the best of {_HALVINGS} lengths leaves one above {math.sqrt(before):.1e} V for "
-                    f"inputs up to {np.abs(inputs).max():g} V; do check that the slopes of `law` are its derivative, or lower the inputs."
+                    f"A Newton step must reduce the error, but none of {_HALVINGS} lengths does, from {math.sqrt(before):.1e} V "
+                    f"for inputs up to {np.abs(inputs).max():g} V; do check that the slopes of `law` are its derivative."
                 )
             voltage = voltage + step
         if np.abs(residual).max() <= goal:

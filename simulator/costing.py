@@ -53,6 +53,16 @@ def totals(frame: pd.DataFrame) -> dict[str, Total]:
 
     Latency adds layer after layer (sequential schedule).
 
+    Parameters
+    ----------
+    frame
+        From ``chip.cost``.
+
+    Returns
+    -------
+    dict of str to Total
+        ``energy_j``, ``latency_s``, ``area_m2`` and ``programming_energy_j``.
+
     Examples
     --------
     >>> read, adc = (Cost(layer="fc", hardware="RRAM", term=term, energy_j=energy) for term, energy in (("read", 1e-12), ("ADC", None)))

@@ -236,7 +236,7 @@ class TestBootstrap:
         with pytest.raises(ValueError, match=r"^Argument `rows` must hold at least one sample, but got shape \(0, 2\);.*\.$"):
             bootstrap_error(torch.ones(0, 2), mean)
         with pytest.raises(ValueError, match=r"^Argument `resamples` must be at least 2, but got 1;.*\.$"):
-            bootstrap_error(torch.ones(5, 2), mean, resamples=1)
+            bootstrap_error(torch.ones(5, 2).double(), mean, resamples=1)
 
 
 class TestComponents:

@@ -327,7 +327,7 @@ class TestNonlinear:
         with pytest.raises(RuntimeError, match="`max_iterations` = 1.*raise"):
             solve_nonlinear(conductance, inputs, *OHMS, law=sinh_law(8.0), max_iterations=1)
         with pytest.raises(RuntimeError, match="must reduce the error.*slopes of `law` are its derivative"):
-            solve_nonlinear(conductance, inputs, *OHMS, law=lambda v, g: (g * (1.0 - v), 1e3 * g))
+            solve_nonlinear(conductance, inputs, *OHMS, law=lambda v, g: (-1e3 * g * v, g))
         monkeypatch.setattr("kernels.wires_nonlinear._INNER_STEPS", 1)
         with pytest.raises(RuntimeError, match="within 1 steps of conjugate gradients.*lower"):
             solve_nonlinear(conductance, inputs, *OHMS, law=sinh_law(8.0))

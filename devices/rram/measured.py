@@ -24,7 +24,7 @@ from kernels.random import Key, uniform
 
 RANK, TARGET = "rank", "target"
 _QUANTILES = 129
-_DRAWS = 16384
+_DRAWS = 8192
 
 
 class MeasuredCell(ResistiveCell):

@@ -15,7 +15,7 @@ from kernels.random import Key
 
 _PANELS = 4
 _GRID = 41
-_DRAWS = 4096
+_DRAWS = 2048
 _SHARES = (0.05, 0.5, 0.95)
 _STYLE: Any = {
     "font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "legend.frameon": False, "axes.spines.top": False,

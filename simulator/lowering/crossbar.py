@@ -149,9 +149,8 @@ class CrossbarLayer(HardwareLayer):
         conductance = self.design.cell.drift(cells, seconds, key)
         if not isinstance(conductance, Tensor) or conductance.shape != cells.conductance.shape:
             got = tuple(conductance.shape) if isinstance(conductance, Tensor) else type(conductance).__name__
-            raise ValueError(
-                f"`{type(self.design.cell).__name__}.drift` must return conductances of shape {tuple(cells.conductance.shape)}, but got {got}"
-            )
+            name, shape = type(self.design.cell).__name__, tuple(cells.conductance.shape)
+            raise ValueError(f"`{name}.drift` must return conductances of shape {shape}, but got {got}")
         return conductance
 
     def _effective(self, mapped: MappedWeights, conductance: Tensor, seconds: float) -> Arrays:
