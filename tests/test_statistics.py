@@ -232,7 +232,7 @@ class TestBootstrap:
         mean = metric("mae").compute
         assert math.isnan(bootstrap_error(torch.ones(1, 2).double(), mean))
         assert bootstrap_error(torch.ones(20, 2).double(), mean) == 0
-        assert math.isnan(bootstrap_error(torch.tensor([[math.nan, 1.0]]).repeat(20, 1), mean))
+        assert math.isnan(bootstrap_error(torch.tensor([[math.nan, 1.0]]).double().repeat(20, 1), mean))
         with pytest.raises(ValueError, match=r"^Argument `rows` must hold at least one sample, but got shape \(0, 2\);.*\.$"):
             bootstrap_error(torch.ones(0, 2), mean)
         with pytest.raises(ValueError, match=r"^Argument `resamples` must be at least 2, but got 1;.*\.$"):
