@@ -26,14 +26,18 @@ from devices.rram import (
     RRAMCrossbar,
     StuckCells,
     Temperature,
+    Wires,
     from_measurements,
 )
+from devices.sram import BitLines, Corner, SRAMMacro
 
 __all__ = [
     "ADC",
     "DAC",
+    "BitLines",
     "ComposedCell",
     "ComputeMacro",
+    "Corner",
     "Cost",
     "CurrentVoltage",
     "Design",
@@ -51,10 +55,12 @@ __all__ = [
     "RRAMCrossbar",
     "RandomCell",
     "ResistiveCell",
+    "SRAMMacro",
     "Source",
     "SpikingCore",
     "StuckCells",
     "Temperature",
+    "Wires",
     "bibliography",
     "from_measurements",
     "presets",

@@ -393,11 +393,11 @@ class ComputeMacro(Hardware):
     """Extension point: a memory macro that multiplies integer inputs by the integer weights it holds."""
 
     @abstractmethod
-    def mac(self, inputs: Tensor, weights: Tensor, key: "Key") -> Tensor:
-        """Return the products as the macro's converter reports them, in units of one input code times one weight code.
+    def mac(self, inputs: Tensor, weights: Tensor, key: "Key | None" = None) -> tuple[Tensor, float]:
+        """Return the converter's output codes, and the value of one code in units of one input code times one weight code.
 
-        Shapes: integer codes `inputs` (batch, rows) and `weights` (rows, columns) give (batch, columns). `key` is that of the
-        errors' draws.
+        Shapes: integer codes `inputs` (batch, rows) and `weights` (rows, columns) give codes (batch, columns), whose product with the
+        value estimates ``inputs @ weights``. `key` is that of the errors' draws; None where there are none.
         """
 
 

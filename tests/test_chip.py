@@ -145,7 +145,7 @@ def test_drift_follows_its_law() -> None:
     kept = 1000.0**-exponent
     expected = (weight.clamp(min=0) / span * kept[0] - (-weight).clamp(min=0) / span * kept[1]) * span
     layer(torch.zeros(1, 216))
-    assert torch.allclose(layer._arrays.weights[0][0], expected, atol=1e-6)
+    assert torch.allclose(layer._arrays.terms[0][0].weight, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf"), "day", True])

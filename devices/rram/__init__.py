@@ -29,6 +29,7 @@ from devices.rram.spread import (
 from devices.rram.stuck import StuckCells
 from devices.rram.telegraph import TelegraphNoise
 from devices.rram.temperature import Temperature
+from devices.rram.wires import Wires
 
 __all__ = [
     "ComposedCell",
@@ -59,6 +60,7 @@ __all__ = [
     "TabulatedSpread",
     "TelegraphNoise",
     "Temperature",
+    "Wires",
     "crossbar_cost",
     "from_measurements",
 ]

@@ -6,8 +6,12 @@ from pydantic import Field, SerializeAsAny
 
 from devices.base import Hardware, ResistiveCell
 from devices.converters import ADC, DAC
+from devices.rram.current_voltage import CurrentVoltage
 from devices.rram.ideal import IdealCell
 from devices.rram.mapping import DifferentialMapping
+from devices.rram.stuck import StuckCells
+from devices.rram.temperature import Temperature
+from devices.rram.wires import Wires
 
 
 class RRAMCrossbar(Hardware):
@@ -21,6 +25,14 @@ class RRAMCrossbar(Hardware):
         Cells of one array. A weight takes two columns (a pair) for each of its slices.
     mapping
         How weights become conductances.
+    wires
+        Resistance of rows and columns; None is none. An array is wired as large as it is filled.
+    stuck
+        Share of cells that are stuck at either end, drawn at fabrication; None is none.
+    temperature
+        Temperature dependence of the conductances; None reads at the temperature of the measurements.
+    current_voltage
+        Nonlinearity of a cell's current in its voltage; None is linear. It acts on the row voltage, before any fall along wires.
     dac, adc
         Converters on the rows and on the columns; None is an ideal converter.
     read_voltage_volt, read_pulse_s
@@ -41,6 +53,10 @@ class RRAMCrossbar(Hardware):
     rows: int = Field(default=256, ge=1, le=65536)
     columns: int = Field(default=256, ge=2, le=65536)
     mapping: DifferentialMapping = DifferentialMapping()
+    wires: Wires | None = None
+    stuck: StuckCells | None = None
+    temperature: Temperature | None = None
+    current_voltage: CurrentVoltage | None = None
     dac: DAC | None = None
     adc: ADC | None = None
     read_voltage_volt: float | None = Field(default=None, gt=0)
@@ -63,4 +79,5 @@ class RRAMCrossbar(Hardware):
         'IdealCell'
         """
         cell = IdealCell(g_min_siemens=self.cell.g_min_siemens, g_max_siemens=self.cell.g_max_siemens)
-        return self.replace(cell=cell, mapping=self.mapping.ideal(), dac=None, adc=None)
+        off = dict.fromkeys(("wires", "stuck", "temperature", "current_voltage", "dac", "adc"))
+        return self.replace(cell=cell, mapping=self.mapping.ideal(), **off)

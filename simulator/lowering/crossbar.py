@@ -1,6 +1,5 @@
 """Linear layers and convolutions on resistive crossbars."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,30 +11,9 @@ from kernels.crossbar import convert, quantize
 from kernels.random import Key
 from simulator.calibration import RangeObserver, full_scale
 from simulator.hardware import HardwareLayer, Mode, Placement
-from simulator.operators import RowTile, row_tiles
+from simulator.lowering.arrays import Arrays, build_arrays
+from simulator.operators import row_tiles
 from simulator.weight_layers import WeightLayer
-
-
-@dataclass
-class Arrays:
-    """What a read needs of a programmed instance, in units of weight codes.
-
-    Attributes
-    ----------
-    weights
-        For each slice and tile the effective weight codes: what was asked for plus the error of the conductances.
-    variances
-        The same for the variance of one read, or None where reads are exact.
-    radix
-        Weight of each slice; one slice of weight 1 where an ideal ADC lets the slices collapse into one matrix.
-    unit
-        Weight of one code, a number or a tensor over the outputs.
-    """
-
-    weights: list[list[Tensor]]
-    variances: list[list[Tensor]] | None
-    radix: tuple[float, ...]
-    unit: float | Tensor
 
 
 class CrossbarLayer(HardwareLayer):
@@ -145,37 +123,18 @@ class CrossbarLayer(HardwareLayer):
         return cells
 
     def _stand(self, cells: ProgrammedCells, seconds: float, key: Key) -> Tensor:
-        """Return the conductances as they stand some time after programming."""
+        """Return the conductances as they stand some time after programming: drifted, stuck ones at their place, at temperature."""
         conductance = self.design.cell.drift(cells, seconds, key)
         if not isinstance(conductance, Tensor) or conductance.shape != cells.conductance.shape:
             got = tuple(conductance.shape) if isinstance(conductance, Tensor) else type(conductance).__name__
             name, shape = type(self.design.cell).__name__, tuple(cells.conductance.shape)
             raise ValueError(f"`{name}.drift` must return conductances of shape {shape}, but got {got}")
-        return conductance
+        if self.design.stuck is not None:
+            conductance = self.design.stuck.apply(conductance, key.fold("stuck"), self.design.cell)
+        return conductance if self.design.temperature is None else self.design.temperature.apply(conductance)
 
     def _effective(self, mapped: MappedWeights, conductance: Tensor, seconds: float) -> Arrays:
-        """Turn conductances into what a read multiplies by: the codes asked for plus the error in codes."""
-        error = conductance - mapped.targets_siemens
-        codes = mapped.codes + (error[:, 0] - error[:, 1]) * mapped.codes_per_siemens
-        sigma = self.design.cell.read_sigma(conductance, seconds)
-        variance = None if sigma is None else (sigma[:, 0] ** 2 + sigma[:, 1] ** 2) * (mapped.codes_per_siemens**2)
-        radix: tuple[float, ...] = mapped.radix
-        tiles: tuple[RowTile, ...] = self.tiles
-        if self.design.adc is None:
-            weights = torch.tensor(radix, dtype=codes.dtype, device=codes.device).reshape(-1, *[1] * (codes.dim() - 1))
-            variance = None if variance is None else (variance * weights**2).sum(0, keepdim=True)
-            codes, radix = (codes * weights).sum(0, keepdim=True), (1.0,)
-            tiles = (RowTile((0, self.weight.shape[1]), (0, self.taps), self.weight[0].numel()),)
-        unit = mapped.unit
-        if isinstance(unit, Tensor):
-            unit = unit.flatten()
-        cut = self.operator.tile_weight
-        return Arrays(
-            [[cut(part, tile) for tile in tiles] for part in codes],
-            None if variance is None else [[cut(part, tile) for tile in tiles] for part in variance],
-            radix,
-            unit,
-        )
+        return build_arrays(self.design, mapped, conductance, seconds, self.operator, self.tiles)
 
     @torch.no_grad()
     def _instance(self) -> Arrays:
@@ -211,8 +170,9 @@ class CrossbarLayer(HardwareLayer):
             key = Key.of(seed=self.seed, layer=self.name, purpose="training")
             with torch.no_grad():
                 mapped = self._map()
-                cells = self._draw(mapped, key.fold("program", self.training_reads))
-                arrays = self._effective(mapped, self._stand(cells, 0.0, key.fold("drift", self.training_reads)), 0.0)
+                # Fabricated once, programmed anew at each forward: what is keyed by the read counter changes, the devices stay.
+                cells = self._draw(mapped, key.fold("program").at(self.training_reads))
+                arrays = self._effective(mapped, self._stand(cells, 0.0, key.fold("drift").at(self.training_reads)), 0.0)
             key = key.fold("read").at(self.training_reads)
         else:
             arrays = self._instance()
@@ -234,14 +194,17 @@ class CrossbarLayer(HardwareLayer):
             if scale > 0:
                 input_unit = design.dac.step(scale)
                 inputs = quantize(inputs, input_unit, -design.dac.limit, design.dac.limit, unit=1.0)
+        if design.current_voltage is not None:
+            full = (self.input_range or 0.0) / input_unit if self.input_range else float(inputs.abs().amax()) if inputs.numel() else 0.0
+            if full > 0:
+                inputs = design.current_voltage.relative_current(inputs / full) * full
         single_unit = arrays.unit if isinstance(arrays.unit, float) else 1.0
         output: Tensor | None = None
         for s, radix in enumerate(arrays.radix):
-            for t, weight in enumerate(arrays.weights[s]):
-                tile = self.tiles[t] if len(arrays.weights[s]) > 1 else None
-                part = inputs if tile is None else self.operator.tile_inputs(inputs, tile)
-                currents = self.operator(part, weight)
-                variance = None if arrays.variances is None else self.operator(part * part, arrays.variances[s][t])
+            for t, (tile, terms) in enumerate(zip(arrays.tiles, arrays.terms[s], strict=True)):
+                part = self.operator.tile_inputs(inputs, tile)
+                currents = self.operator(part, terms.weight)
+                variance = terms.variance(self.operator, part)
                 output = self._convert(currents, variance, key.fold(s, t), output, s, input_unit, radix * single_unit * input_unit)
         assert output is not None
         if isinstance(arrays.unit, Tensor):
@@ -270,16 +233,6 @@ class CrossbarLayer(HardwareLayer):
             out=currents if output is None and currents.is_contiguous() else output,
             accumulate=output is not None,
         )
-
-    def _collapsed(self, arrays: Arrays) -> Tensor:
-        """Return the effective weight of the layer's shape, in the weight's own unit."""
-        total = torch.zeros_like(self.weight)
-        for s, radix in enumerate(arrays.radix):
-            for t, part in enumerate(arrays.weights[s]):
-                start, stop = self.tiles[t].channels if len(arrays.weights[s]) > 1 else (0, self.weight.shape[1])
-                total[:, start:stop] += radix * part
-        unit = arrays.unit
-        return total * (unit.reshape(-1, *[1] * (total.dim() - 1)) if isinstance(unit, Tensor) else unit)
 
     def _along_outputs(self, values: Tensor) -> Tensor:
         return values if self.operator.dimensions == 0 else values.reshape(-1, *[1] * self.operator.dimensions)
@@ -449,7 +402,7 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         codes, inside = ctx.saved_tensors
-        weight = ctx.layer._collapsed(ctx.arrays)
+        weight = ctx.arrays.collapsed(ctx.layer.weight)
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         for_inputs, for_weight = ctx.layer.operator.gradients(upstream[0].contiguous(), codes, weight, needs)
         if for_inputs is not None and inside is not None:
