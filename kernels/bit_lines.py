@@ -70,11 +70,7 @@ def read_chunks(
     room_positive: Line,
     room_negative: Line,
     streams: npt.NDArray[np.int64],
-    gain: np.float32,
-    half: np.float32,
-    sampling: np.float32,
-    comparator: np.float32,
-    scale: np.float32,
+    factors: tuple[np.float32, ...],
     ramp: bool,
     out: Line,
     accumulate: bool,
@@ -82,6 +78,7 @@ def read_chunks(
     last: int,
 ) -> None:
     """Digitize chunks `first` to `last - 1`; the arguments are those of `kernels.macro.read_bit_lines`, flat."""
+    gain, half, sampling, comparator, scale = factors
     columns = steps.shape[2]
     count_steps = steps.shape[1]
     limited = room_positive.size > 0
@@ -208,11 +205,7 @@ def read_parallel(
     room_positive: Line,
     room_negative: Line,
     streams: npt.NDArray[np.int64],
-    gain: np.float32,
-    half: np.float32,
-    sampling: np.float32,
-    comparator: np.float32,
-    scale: np.float32,
+    factors: tuple[np.float32, ...],
     ramp: bool,
     out: Line,
     accumulate: bool,
@@ -222,7 +215,7 @@ def read_parallel(
     """Do `read_chunks` over all `chunks` with one contiguous range for each of `workers` threads."""
     for worker in prange(workers):
         read_chunks(
-            values, steps, offset, jitter, room_positive, room_negative, streams, gain, half, sampling, comparator, scale, ramp, out,
+            values, steps, offset, jitter, room_positive, room_negative, streams, factors, ramp, out,
             accumulate, worker * chunks // workers, (worker + 1) * chunks // workers,
         )  # fmt: skip
 

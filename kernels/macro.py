@@ -137,24 +137,22 @@ def read_bit_lines(
         return result.add_(codes) if accumulate else result.copy_(codes)
     chunks = -(-values.numel() // CHUNK)
     if chunks:
-        arguments = (
+        flat = (
             _numpy(values).reshape(-1),
             _numpy(steps),
             _EMPTY if offset is None else _numpy(offset),
             _EMPTY_2 if jitter is None else _numpy(jitter),
             _EMPTY if rooms is None else _numpy(rooms[0]).reshape(-1),
             _EMPTY if rooms is None else _numpy(rooms[1]).reshape(-1),
-            _streams(stream, count + 1, numbers),
-            *(np.float32(number) for number in numbers),
-            readout == "ramp",
-            _numpy(result).reshape(-1),
-            accumulate,
         )
+        streams = _streams(stream, count + 1, numbers)
+        factors = tuple(np.float32(number) for number in numbers)
+        target = _numpy(result).reshape(-1)
         workers = worker_count(chunks)
         if workers > 1:
-            read_parallel(*arguments, chunks, workers)
+            read_parallel(*flat, streams, factors, readout == "ramp", target, accumulate, chunks, workers)
         else:
-            read_chunks(*arguments, 0, chunks)
+            read_chunks(*flat, streams, factors, readout == "ramp", target, accumulate, 0, chunks)
     return result
 
 
@@ -260,8 +258,8 @@ def round_bit_lines(
 ) -> Float32[Tensor, "vectors columns"]:
     """Return what `read_bit_lines` gives with nominal steps, in one rounding: exact for integer values.
 
-    With ``r = values * gain / unit`` (float64, so that a quotient of integers is exact) the code is ``floor(r) + 1/2`` clipped to ``+-(limit + 1/2)``, or with `tread` ``floor(r + 1/2)``
-    clipped to ``+-limit``.
+    With ``r = values * gain / unit`` (float64, so that a quotient of integers is exact) the code is ``floor(r) + 1/2`` clipped to
+    ``+-(limit + 1/2)``, or with `tread` ``floor(r + 1/2)`` clipped to ``+-limit``.
 
     Parameters
     ----------

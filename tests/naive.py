@@ -164,3 +164,39 @@ def crossbar_adjoint(conductance: np.ndarray, *ohms: float) -> np.ndarray:
     volts, _ = kirchhoff(resistors, held)
     cells = [[volts[column_nodes[i][j]] - volts[row_nodes[i][j]] for j in range(columns)] for i in range(rows)]
     return np.moveaxis(np.array(cells), 2, 0)
+
+
+def bit_lines(
+    positive: float,
+    negative: float,
+    *,
+    above: list[float] | None = None,
+    below: list[float] | None = None,
+    half: float = 0.0,
+    ramp: bool = False,
+    most: float = math.inf,
+    noise: list[float] | None = None,
+) -> float:
+    """Return the code of two lines that were discharged by so many readout steps, one comparison after the other.
+
+    `above` and `below` are the steps taken off the negative and the positive line, `most` the largest discharge of a line, `noise` what is
+    added to the difference at each comparison; `half` makes a mid-tread code.
+    """
+    lines = [min(positive, most), min(negative, most)]
+    above = above or [2.0**k for k in range(7, -1, -1)]
+    below = below or above
+    count = len(above)
+    noises = noise or [0.0] * (count + 1)
+    signs = []
+    for k in range(count + 1):
+        signs.append(1 if lines[0] - lines[1] + half + noises[k] >= 0 else -1)
+        if ramp and signs[-1] != signs[0]:
+            break
+        if k < count:
+            side, step = (1, above[k]) if (signs[0] if ramp else signs[-1]) > 0 else (0, below[k])
+            lines[side] += min(step, most - lines[side])
+    if ramp:
+        code = signs[0] * (len(signs) - 1.5 if signs[-1] != signs[0] else count + 0.5)
+        return max(code - 0.5, -count) if half else code
+    code = sum(sign * 2.0 ** (count - 1 - k) for k, sign in enumerate(signs))
+    return max(code - 0.5, 1.0 - 2.0**count) if half else code

@@ -34,8 +34,8 @@ class Corner(Design):
 
     Examples
     --------
-    >>> Corner(process_scale=1.2, supply_volt=0.8, nominal_supply_volt=0.9, threshold_volt=0.4, alpha=1.0).current_scale
-    0.96
+    >>> Corner(process_scale=1.5, supply_volt=0.75, nominal_supply_volt=1.0, threshold_volt=0.5).current_scale
+    0.75
     """
 
     process_scale: float = Field(default=1.0, gt=0)
@@ -65,8 +65,8 @@ class Corner(Design):
         scale = self.process_scale * (self.temperature_kelvin / self.nominal_temperature_kelvin) ** -self.temperature_exponent
         if self.supply_volt is not None and self.nominal_supply_volt is not None:
             overdrive = (self.supply_volt - self.threshold_volt) / (self.nominal_supply_volt - self.threshold_volt)
-            scale *= round(overdrive, 12) ** self.alpha
-        return scale
+            scale *= overdrive**self.alpha
+        return float(scale)
 
 
 class BitLines(Design):

@@ -46,8 +46,7 @@ class Terms:
             axis = mean.dim() - operator.dimensions - 1
             mean = mean.repeat_interleave(self.weight.shape[0] // operator.groups, axis)
         constant = self.constant.reshape(-1, *[1] * operator.dimensions)
-        total = total + mean * operator(inputs, self.cross) + mean * mean * constant
-        return total.clamp_(min=0.0)
+        return total.addcmul_(mean, operator(inputs, self.cross)).addcmul_(mean.square(), constant).clamp_(min=0.0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,211 @@
+"""The macro's readout: the same codes as its naive twin, whatever is in error, and the same bits in both backends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import Key, normal, uniform
+from kernels.macro import read_bit_lines, round_bit_lines
+from kernels.threads import set_threads
+from tests import naive
+
+pytestmark = pytest.mark.kernels
+
+COMPILED = not numba.config.DISABLE_JIT
+large = pytest.mark.skipif(not COMPILED, reason="too large without the JIT")
+KEY = Key.of(seed=4, purpose="macro", read=2**33)
+
+
+def search_steps(columns: int, count: int = 8, spread: float = 0.0) -> torch.Tensor:
+    nominal = 2.0 ** torch.arange(count - 1, -1, -1, dtype=torch.float32)
+    return (nominal.reshape(1, -1, 1) * (1 + spread * normal(KEY.fold("steps"), (2, count, columns)))).contiguous()
+
+
+def ramp_steps(columns: int, count: int = 7, spread: float = 0.0) -> torch.Tensor:
+    return (1 + spread * normal(KEY.fold("ramp"), (2, count, columns))).contiguous()
+
+
+@settings(max_examples=40 if COMPILED else 8, deadline=None)
+@given(
+    vectors=st.integers(0, 40),
+    columns=st.integers(1, 40),
+    ramp=st.booleans(),
+    tread=st.booleans(),
+    mismatch=st.booleans(),
+    offset=st.booleans(),
+    jitter=st.booleans(),
+    rooms=st.booleans(),
+    sampling=st.sampled_from([0.0, 0.4]),
+    comparator=st.sampled_from([0.0, 0.3]),
+    accumulate=st.booleans(),
+)
+def test_both_backends_equal_the_twin(
+    vectors, columns, ramp, tread, mismatch, offset, jitter, rooms, sampling, comparator, accumulate
+) -> None:
+    spread = 0.05 if mismatch else 0.0
+    steps = ramp_steps(columns, 7, spread) if ramp else search_steps(columns, 4, spread)
+    count = steps.shape[1]
+    shape = (vectors, columns)
+    values = 6 * normal(KEY.fold("values"), shape)
+    shift = normal(KEY.fold("offset"), columns) if offset else None
+    longer = 0.1 * normal(KEY.fold("jitter"), (vectors, count)) if jitter else None
+    room = (8 * uniform(KEY.fold("p"), shape), 8 * uniform(KEY.fold("n"), shape)) if rooms else None
+    start = normal(KEY.fold("out"), shape)
+    found = []
+    for backend in ("numba", "torch"):
+        out = start.clone()
+        read_bit_lines(
+            values,
+            steps,
+            gain=1.25,
+            readout="ramp" if ramp else "binary_search",
+            tread=tread,
+            offset=shift,
+            jitter=longer,
+            rooms=room,
+            sampling_sigma=sampling,
+            comparator_sigma=comparator,
+            key=KEY,
+            scale=4.0,
+            out=out,
+            accumulate=accumulate,
+            backend=backend,
+        )
+        found.append(out)
+    assert torch.equal(*found)
+    sampled = normal(KEY.fold("sampling"), shape).numpy()
+    compared = [normal(KEY.fold("comparison", k), shape).numpy() for k in range(count + 1)] if comparator else None
+    if rooms:
+        return  # compared with the twin in volts, where lines and their rooms agree, below
+    for v, c in np.ndindex(shape):
+        difference = values[v, c].item() * 1.25 + (0.0 if shift is None else shift[c].item()) + sampling * float(sampled[v, c])
+        extra = [0.0] * count if longer is None else longer[v].tolist()
+        code = naive.bit_lines(
+            difference,
+            0.0,
+            above=[s + e for s, e in zip(steps[0, :, c].tolist(), extra, strict=True)],
+            below=[s + e for s, e in zip(steps[1, :, c].tolist(), extra, strict=True)],
+            half=0.5 if tread else 0.0,
+            ramp=ramp,
+            noise=None if compared is None else [comparator * float(noise[v, c]) for noise in compared],
+        )
+        assert found[0][v, c].item() == np.float32(start[v, c].item() if accumulate else 0.0) + np.float32(4 * code)
+
+
+@pytest.mark.parametrize("ramp", [False, True])
+def test_lines_stop_at_the_end_of_their_swing(ramp: bool) -> None:
+    most = 6.0
+    positive, negative = 10 * uniform(KEY.fold("a"), (30, 8)), 10 * uniform(KEY.fold("b"), (30, 8))
+    lines = positive.clamp(max=most), negative.clamp(max=most)
+    steps = ramp_steps(8) if ramp else search_steps(8, 3)
+    rooms = tuple(most - line for line in lines)
+    found = read_bit_lines(lines[0] - lines[1], steps, readout="ramp" if ramp else "binary_search", tread=True, rooms=rooms)
+    for v, c in np.ndindex(30, 8):
+        expected = naive.bit_lines(
+            positive[v, c].item(), negative[v, c].item(), above=steps[0, :, c].tolist(), half=0.5, ramp=ramp, most=most
+        )
+        assert found[v, c].item() == expected
+
+
+@given(
+    st.lists(st.integers(-7000, 7000), min_size=1, max_size=50),
+    st.integers(1, 30),
+    st.integers(1, 7000),
+    st.booleans(),
+    st.sampled_from([1, 7, 255]),
+)
+@settings(max_examples=100 if COMPILED else 20, deadline=None)
+def test_rounding_is_exact_for_integers(values: list[int], gain: int, unit: int, tread: bool, limit: int) -> None:
+    tensor = torch.tensor([values], dtype=torch.float32)
+    found = [round_bit_lines(tensor, unit, limit, gain=gain, tread=tread, backend=backend) for backend in ("numba", "torch")]
+    assert torch.equal(*found)
+    if tread:
+        expected = [min(max((2 * x * gain + unit) // (2 * unit), -limit), limit) for x in values]
+    else:
+        expected = [min(max(x * gain // unit, -limit - 1), limit) + 0.5 for x in values]
+    assert found[0][0].tolist() == expected
+
+
+@pytest.mark.parametrize("tread", [False, True])
+def test_rounding_equals_nominal_steps_and_shares_their_noise(tread: bool) -> None:
+    values = 100 * normal(KEY, (9, 130))
+    both = [
+        (
+            read_bit_lines(values, search_steps(130), tread=tread, sampling_sigma=sigma, key=KEY),
+            round_bit_lines(values, 1.0, 255, tread=tread, sampling_sigma=sigma, key=KEY),
+        )
+        for sigma in (0.0, 0.5)
+    ]
+    assert all(float((a - b).abs().max()) <= 1 and float((a != b).float().mean()) < 0.01 for a, b in both)
+    assert torch.equal(*(round_bit_lines(values, 1.0, 255, sampling_sigma=0.5, key=KEY, backend=b) for b in ("numba", "torch")))
+
+
+@large
+def test_bits_do_not_depend_on_threads() -> None:
+    values = 100 * normal(KEY, (512, 257))
+    options = {"sampling_sigma": 0.5, "comparator_sigma": 0.2, "key": KEY}
+    one = read_bit_lines(values, search_steps(257, spread=0.01), **options)
+    set_threads(2)
+    try:
+        assert torch.equal(one, read_bit_lines(values, search_steps(257, spread=0.01), **options))
+    finally:
+        set_threads(1)
+
+
+@large
+def test_bits_do_not_depend_on_the_jit() -> None:
+    code = (
+        "import torch\nfrom kernels import Key, normal\nfrom kernels.macro import read_bit_lines\n"
+        "key = Key(3, 4)\nsteps = (2.0 ** torch.arange(3, -1, -1)).reshape(1, 4, 1).expand(2, 4, 50).contiguous()\n"
+        "out = read_bit_lines(9 * normal(key, (30, 50)), steps, sampling_sigma=0.3, comparator_sigma=0.2, key=key)\n"
+        "print(out.double().mul(torch.arange(1500).reshape(30, 50)).sum().item())\n"
+    )
+    root = Path(__file__).parents[1]
+    found = [
+        subprocess.run(
+            [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
+            env={**os.environ, "NUMBA_DISABLE_JIT": jit, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for jit in ("0", "1")
+    ]
+    assert found[0] == found[1] != ""
+
+
+GOOD = torch.zeros(2, 3)
+STEPS = torch.ones(2, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"values": torch.zeros(3)}, "`values` must have shape"),
+        ({"values": GOOD.double()}, "`values` must be contiguous float32"),
+        ({"steps": torch.ones(2, 8, 4)}, "`steps` must be contiguous float32 of shape"),
+        ({"steps": torch.ones(8, 3)}, "`steps` must have shape"),
+        ({"readout": "ramp"}, "2^S - 1 steps in a ramp"),
+        ({"readout": "flash"}, "`readout` must be"),
+        ({"offset": torch.zeros(4)}, "`offset` must be"),
+        ({"jitter": torch.zeros(2, 7)}, "`jitter` must be"),
+        ({"sampling_sigma": -1.0, "key": KEY}, "`sampling_sigma` must be"),
+        ({"comparator_sigma": 1.0}, "`key` must be given"),
+        ({"accumulate": True}, "`out` must be given"),
+        ({"gain": float("nan")}, "must be finite"),
+        ({"backend": "cuda"}, "`backend` must be"),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_line(change: dict, line: str) -> None:
+    arguments = {"values": GOOD, "steps": STEPS, **change}
+    with pytest.raises(ValueError, match=r"^Arguments? [^\n]*$") as error:
+        read_bit_lines(**arguments)
+    assert line in str(error.value)
