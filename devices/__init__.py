@@ -14,6 +14,7 @@ from devices.base import (
 )
 from devices.catalog import PresetInfo, Source, bibliography, presets, sources_of
 from devices.converters import ADC, DAC
+from devices.digital import MemoryTier, SystolicArray, TieredSocket, all_to_all_seconds
 from devices.rram import (
     ComposedCell,
     CurrentVoltage,
@@ -47,6 +48,7 @@ __all__ = [
     "Hardware",
     "IdealCell",
     "MeasuredCell",
+    "MemoryTier",
     "PolynomialCell",
     "PresetInfo",
     "ProgrammedCells",
@@ -59,8 +61,11 @@ __all__ = [
     "Source",
     "SpikingCore",
     "StuckCells",
+    "SystolicArray",
     "Temperature",
+    "TieredSocket",
     "Wires",
+    "all_to_all_seconds",
     "bibliography",
     "from_measurements",
     "presets",

@@ -10,11 +10,12 @@ from pydantic import Field, model_validator
 
 from devices.base import Design
 
-RangePolicy = Literal["fixed", "maximum", "percentile", "per_batch"]
+RangePolicy = Literal["fixed", "maximum", "percentile", "mse", "per_batch"]
 """Where a converter's full scale comes from.
 
-``fixed`` is the number in `fixed_range`; ``maximum`` and ``percentile`` are read off calibration data once and kept;
-``per_batch`` is the largest magnitude of each batch at the moment it is converted.
+``fixed`` is the number in `fixed_range`; ``maximum``, ``percentile`` and ``mse`` are read off calibration data once and kept, ``mse``
+being the full scale at which rounding and clipping together have the least mean squared error; ``per_batch`` is the largest
+magnitude of each batch at the moment it is converted.
 """
 
 
@@ -28,7 +29,8 @@ class Converter(Design):
     range_policy
         Where the full scale comes from; see `RangePolicy`.
     fixed_range
-        Full scale for the policy ``fixed``, in units of the layer's input (DAC) or output (ADC).
+        Full scale for the policy ``fixed``: of a DAC in units of the layer's input; of an ADC, which sees currents, in units of input times
+        weight code, where the largest weight of an analog layer counts as 1.
     percentile
         Share of calibration magnitudes, in percent, that the policy ``percentile`` covers.
     joule_per_step
@@ -102,7 +104,7 @@ class ADC(Converter):
     Parameters
     ----------
     columns_per_adc
-        Columns that share one converter and are converted one after the other.
+        Columns of cells that share one converter; its pairs are converted one after the other.
 
     Examples
     --------

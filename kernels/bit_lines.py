@@ -46,19 +46,33 @@ def _discharge(
         longer = np.float32(0.0)
         if jitter.size:
             longer = jitter[vector, k]
-        for lane in range(length):
-            part[lane] = (above[lane] if sides[lane] > 0 else below[lane]) + longer
+        if limited:
+            for lane in range(length):
+                up = above[lane]
+                down = below[lane]
+                part[lane] = (up if sides[lane] > 0 else down) + longer
+        else:
+            rest = r[position : position + length]
+            for lane in range(length):
+                up = above[lane]
+                down = below[lane]
+                rest[lane] -= sides[lane] * ((up if sides[lane] > 0 else down) + longer)
         position += length
     if limited:
         for lane in range(count):
-            room = rooms_n[lane] if side[lane] > 0 else rooms_p[lane]
-            taken[lane] = room if room < taken[lane] else taken[lane]
+            room_p = rooms_p[lane]
+            room_n = rooms_n[lane]
+            step = taken[lane]
+            room = room_n if side[lane] > 0 else room_p
+            taken[lane] = room if room < step else step
         for lane in range(count):
-            rooms_n[lane] -= taken[lane] if side[lane] > 0 else np.float32(0.0)
+            step = taken[lane]
+            rooms_n[lane] -= step if side[lane] > 0 else np.float32(0.0)
         for lane in range(count):
-            rooms_p[lane] -= np.float32(0.0) if side[lane] > 0 else taken[lane]
-    for lane in range(count):
-        r[lane] -= side[lane] * taken[lane]
+            step = taken[lane]
+            rooms_p[lane] -= np.float32(0.0) if side[lane] > 0 else step
+        for lane in range(count):
+            r[lane] -= side[lane] * taken[lane]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -127,11 +141,11 @@ def read_chunks(
                     fill_normal_chunk(streams[1 + k, 0], streams[1 + k, 1], streams[1 + k, 2], streams[1 + k, 3], chunk, noise)
                     for lane in range(count):
                         side[lane] = np.float32(1.0) if r[lane] + noise[lane] * comparator >= 0 else np.float32(-1.0)
+                        code[lane] += weight * side[lane]
                 else:
                     for lane in range(count):
                         side[lane] = np.float32(1.0) if r[lane] >= 0 else np.float32(-1.0)
-                for lane in range(count):
-                    code[lane] += weight * side[lane]
+                        code[lane] += weight * side[lane]
                 if k < count_steps:
                     _discharge(r, side, taken, steps, jitter, rooms_p, rooms_n, limited, k, start, count)
         if half > 0:

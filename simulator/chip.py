@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Any, Self
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 import torch
@@ -13,11 +13,17 @@ from torch import Tensor, nn
 from devices.base import Cost
 from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
+from simulator.calibration import range_frame
 from simulator.capture import without_fast_path
 from simulator.costing import cost_frame
 from simulator.coverage import CoverageRow
 from simulator.hardware import HardwareLayer, Mode, in_mode
 from simulator.routing import Router
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from simulator.diagnosis import Probe
 
 
 class Chip(nn.Module):
@@ -58,6 +64,9 @@ class Chip(nn.Module):
             return self._call(inputs, keywords)
 
     def _call(self, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        device = next(self.parameters()).device.type
+        if torch.is_autocast_enabled(device):
+            raise RuntimeError(f"A chip must be called outside of torch.autocast, but autocast is on for {device}: codes need float32")
         with without_fast_path():
             if not self.routed:
                 return self.model(*inputs, **keywords)
@@ -77,11 +86,41 @@ class Chip(nn.Module):
     @property
     def coverage(self) -> pd.DataFrame:
         """A row per layer: hardware, MACs, arrays, utilization, and why a layer stayed digital."""
-        frame = pd.DataFrame([asdict(row) for row in self._rows])
+        layers = self.layers
+        # What calibration and training choose belongs to the mapping: ask the layers as they are now.
+        rows = [replace(row, reason=layers[row.layer].placement.note) if row.arrays is not None else row for row in self._rows]
+        frame = pd.DataFrame([asdict(row) for row in rows])
         frame["macs"] = frame["macs"].astype("Int64")
         frame["arrays"] = frame["arrays"].astype("Int64")
         frame["utilization"] = frame["utilization"].astype("float64")
         return frame
+
+    @property
+    def ranges(self) -> pd.DataFrame:
+        """What calibration chose: ``layer``, ``converter``, ``policy``, ``full_scale``, ``clipped_share``, ``observations``."""
+        return range_frame(one for layer in self.layers.values() for one in layer.ranges)
+
+    def floorplan(self) -> "Figure":
+        """Return a picture of every array with its filled part, colored and numbered by layer."""
+        from simulator.floorplan import floorplan
+
+        return floorplan(self)
+
+    def graph_figure(self) -> "Figure":
+        """Return a picture of where each layer runs, in the order of the modules."""
+        from simulator.floorplan import graph_figure
+
+        return graph_figure(self)
+
+    def require_reads(self) -> None:
+        """Raise RuntimeError if no layer on hardware was read since it was programmed: the model then computes in float.
+
+        That happens where a model keeps a reference to a layer, or to its forward, from before it was compiled.
+        """
+        if not any(layer.was_read for layer in self.layers.values()):
+            raise RuntimeError(
+                "A chip must read its layers when it is called, but none was read: the model calls others than those compiled"
+            )
 
     def program(self, seed: int, trial: int = 0) -> Self:
         """Draw one fabricated and programmed instance of every layer; resets age and read counters.
@@ -144,6 +183,12 @@ class Chip(nn.Module):
         """Inside a ``with`` block the chip computes in float with its master weights: what the hardware should equal."""
         with in_mode(self, Mode.FLOAT), _evaluating(self):
             yield self
+
+    def probe(self, data: Any, *, seed: int = 0, seconds: float = 0.0) -> "Probe":
+        """Compare every layer of one programmed instance with float, and look at its column currents: see `simulator.probe`."""
+        from simulator.diagnosis import probe  # here, because that package imports this module
+
+        return probe(self, data, seed=seed, seconds=seconds)
 
     def cost(self, *inputs: Any, **keywords: Any) -> pd.DataFrame:
         """Return the cost of one call: energy_j, latency_s, area_m2 per layer and term; a constant that was not given is NaN."""

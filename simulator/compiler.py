@@ -1,26 +1,29 @@
 """From a PyTorch model and a design to a chip."""
 
 import copy
-import fnmatch
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from devices.base import Design
 from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
-from simulator.capture import capture, without_fast_path
+from simulator.capture import Capture, capture, without_fast_path
 from simulator.chip import Chip
 from simulator.coverage import coverage_rows
 from simulator.folding import fold_batch_norm
 from simulator.hardware import HardwareLayer
-from simulator.lowering import lower
 from simulator.lowering.wholes import is_whole, show_weights
+from simulator.placement import Candidate, Placeable, place
 from simulator.routing import Finder, Site
-from simulator.weight_layers import NotMappedError, WeightLayer, WeightView, is_weight_layer, weight_layer
+from simulator.weight_layers import NotMappedError, WeightView, computes_weight, is_weight_layer, weight_layer
+
+HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
+"""Where torch keeps what a user hung on a module: a layer on hardware takes it over."""
 
 MIRRORED = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 """What models ask of their layers; a layer on hardware answers the same."""
@@ -28,7 +31,7 @@ MIRRORED = ("in_features", "out_features", "in_channels", "out_channels", "kerne
 
 def compile(
     model: nn.Module,
-    design: Design | Mapping[str, Design],
+    design: Placeable,
     *,
     example_inputs: Any = (),
     example_kwargs: Mapping[str, Any] | None = None,
@@ -46,8 +49,9 @@ def compile(
     model
         Any `nn.Module` with float32 parameters.
     design
-        A design for every layer it can take, or a mapping of name patterns (``"features.*"``) to designs; layers that no
-        pattern matches stay digital.
+        A design for every layer it can take; or a mapping of name patterns (``"features.*"``) or of layer types (``nn.Conv2d``) to
+        designs; or a function of a layer's name and weights that returns a design or None; or `Auto`, which places layers under a
+        budget. What is not named stays digital; a type means the layer as you wrote it, so ``nn.LSTM`` is all matrices inside one.
     example_inputs
         Arguments of one call of the model, a tuple or one tensor: shows shapes, and sets converter ranges where there is
         no `calibration`.
@@ -68,8 +72,8 @@ def compile(
     Raises
     ------
     ValueError
-        If the model has no layer that can be mapped, or holds NaN, infinity or another dtype than float32; if a pattern
-        matches nothing or a layer matches two; or in strict mode.
+        If the model has no layer that can be mapped, or holds NaN, infinity or another dtype than float32; if a pattern or type
+        matches nothing, a layer matches two, or hardware that a layer was asked for cannot run it; or in strict mode.
 
     Examples
     --------
@@ -89,36 +93,31 @@ def compile(
     examples = _examples(example_inputs, example_kwargs)
     if examples is None and batches is not None:
         examples = next(iter(batches))
-    before = None if examples is None else capture(inner, examples)
+    before = None if examples is None else _first_call(inner, examples)
     folding = fold_batch_norm(inner, {} if before is None else before.dimensions)
+    kinds = _kinds(inner)
     inner, reasons = _show_weights(inner)
     sites = [] if examples is None else _find_sites(inner, examples)
-    candidates, refusals = _candidates(inner, sites)
-    designs = _placement(candidates, design)
-    routed: list[HardwareLayer] = []
-    for name, candidate in candidates.items():
-        try:
-            if name not in designs:
-                raise NotMappedError("no pattern of `design` names it")
-            lowered = lower(designs[name], candidate.weights, name, seed)
-        except NotMappedError as refusal:
-            refusals[name] = str(refusal)
-            continue
-        if candidate.module is None:
-            routed.append(lowered)
-        else:
-            inner = _replace(inner, candidate.module, lowered)
-    chip = Chip(inner, routed, [], list(dict.fromkeys(folding.kept.values())), seed)
+    candidates, refusals = _candidates(inner, sites, kinds)
+    plan = place(design, candidates, refusals, seed, None if examples is None else lambda: inner(*examples.inputs, **examples.keywords))
+    for name, lowered in plan.layers.items():
+        replaced = candidates[name].module
+        if replaced is not None:
+            inner = _replace(inner, replaced, lowered)
+    routed = [lowered for name, lowered in plan.layers.items() if candidates[name].module is None]
+    warnings = [*dict.fromkeys(folding.kept.values()), *plan.warnings]
+    chip = Chip(inner, routed, [], warnings, seed)
     if not chip.layers:
         raise ValueError(
-            f"Argument `model` must have at least one layer that {_names(design)} can take, but got none in {type(model).__name__}"
+            f"Argument `model` must have at least one layer that `design` places, but got none in {type(model).__name__}; "
+            f"{_why_none({**refusals, **plan.reasons})}"
         )
     chip.eval()
     after = None
     if examples is not None:
         with chip.reference():
             after = capture(chip, examples)
-    chip._rows = coverage_rows(chip, before, after, folding, {**reasons, **refusals})
+    chip._rows = coverage_rows(chip, before, after, folding, {**reasons, **refusals, **plan.reasons})
     if before is not None and after is not None and before.macs != chip.macs:
         chip.warnings.append(f"The rows of the coverage table hold {chip.macs} MACs, but the model's call has {before.macs}")
     if strict:
@@ -133,12 +132,27 @@ def compile(
     return chip
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """Weights that can be placed, and the module that holds them; None where functions use them."""
+def _first_call(model: nn.Module, examples: Batch) -> Capture:
+    """Call the model once; an input that it does not take is the caller's, and is said so in one line."""
+    try:
+        return capture(model, examples)
+    except Exception as error:  # the model's own code may raise anything
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"Argument `example_inputs` must be what the model takes, but its call failed: {line}") from error
 
-    weights: WeightLayer
-    module: nn.Module | None
+
+def _kinds(model: nn.Module) -> Callable[[str], type[nn.Module]]:
+    """Return what tells a layer's class as the user wrote it: where it lies in a whole, or holds a parameter, that of the module."""
+    classes = {name: type(module) for name, module in model.named_modules()}
+    wholes = {name for name, module in model.named_modules() if is_whole(module)}
+
+    def kind(name: str) -> type[nn.Module]:
+        parts = name.split(".")
+        above = ["", *(".".join(parts[: count + 1]) for count in range(len(parts)))]
+        known = [prefix for prefix in above if prefix in classes]
+        return classes[next((prefix for prefix in known if prefix in wholes), known[-1])]
+
+    return kind
 
 
 def _show_weights(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
@@ -154,15 +168,15 @@ def _show_weights(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
 
 
 def _find_sites(model: nn.Module, examples: Batch) -> list[Site]:
-    finder = Finder(model)
+    finder = Finder(model, capture(model, examples).called)
     with torch.no_grad(), one_thread(), without_fast_path(), finder:
         model(*examples.inputs, **examples.keywords)
     return finder.sites()
 
 
-def _candidates(model: nn.Module, sites: list[Site]) -> tuple[dict[str, _Candidate], dict[str, str]]:
+def _candidates(model: nn.Module, sites: list[Site], kind: Callable[[str], type[nn.Module]]) -> tuple[dict[str, Candidate], dict[str, str]]:
     """Return what can be placed by name, and why other modules with weights cannot."""
-    found: dict[str, _Candidate] = {}
+    found: dict[str, Candidate] = {}
     refusals: dict[str, str] = {}
     hidden = {id(part) for module in model.modules() if is_whole(module) for part in module.modules()}
     routed = {id(site.layer.weight.parameter) for site in sites if isinstance(site.layer.weight, WeightView)}
@@ -170,10 +184,10 @@ def _candidates(model: nn.Module, sites: list[Site]) -> tuple[dict[str, _Candida
         if id(module) in hidden or any(id(parameter) in routed for parameter in module.parameters(recurse=False)):
             continue
         try:
-            found[name] = _Candidate(weight_layer(module), module)
+            found[name] = Candidate(weight_layer(module), module, kind(name))
         except NotMappedError as refusal:
             refusals[name] = str(refusal)
-    found.update({site.name: _Candidate(site.layer, None) for site in sites})
+    found.update({site.name: Candidate(site.layer, None, kind(site.name)) for site in sites})
     return found, refusals
 
 
@@ -188,6 +202,11 @@ def _require_hardware(chip: Chip, examples: Batch | None) -> None:
 def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"Argument `model` must be an nn.Module, but got {type(model).__name__}")
+    for name, module in model.named_modules():
+        if isinstance(module, Chip | HardwareLayer):
+            raise ValueError(
+                f"Argument `model`: `{name or type(model).__name__}` must not be compiled yet, but is; compile the float model once"
+            )
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"Argument `model`: parameter `{name}` must be initialized, but has no shape yet; call the model once first")
@@ -211,11 +230,20 @@ def _share(model: nn.Module) -> nn.Module:
         for buffer in module._buffers.values():
             if buffer is not None and id(buffer) not in memo:
                 memo[id(buffer)] = _lazy_copy(buffer)
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
+                # A weight that pruning or weight norm computed: torch does not copy it, and the next call computes it again.
+                memo[id(value)] = value.detach().clone()
     return copy.deepcopy(model, memo)
 
 
 def _lazy_copy(tensor: Tensor) -> Tensor:
-    return torch._lazy_clone(tensor.detach()) if tensor.layout is torch.strided else tensor.detach().clone()
+    try:
+        return torch._lazy_clone(tensor.detach())
+    except (
+        RuntimeError
+    ):  # numbers that torch did not allocate itself (from NumPy, mapped from a file, in shared memory) cannot be shared so
+        return tensor.detach().clone()
 
 
 def _examples(example_inputs: Any, example_kwargs: Mapping[str, Any] | None) -> Batch | None:
@@ -239,33 +267,13 @@ def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _placement(candidates: Mapping[str, object], design: Design | Mapping[str, Design]) -> dict[str, Design]:
-    """Return the design of each layer that has one."""
-    names = list(candidates)
-    if isinstance(design, Design):
-        return dict.fromkeys(names, design)
-    if not isinstance(design, Mapping) or not design or not all(isinstance(part, Design) for part in design.values()):
-        raise ValueError(f"Argument `design` must be a design or a mapping of name patterns to designs, but got {design!r:.80}")
-    placed: dict[str, tuple[str, Design]] = {}
-    for pattern, part in design.items():
-        matched = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not matched:
-            known = ", ".join(names[:8])
-            raise ValueError(f"Argument `design`: pattern {pattern!r} must match a layer, but matches none of {known}, ...")
-        for name in matched:
-            if name in placed:
-                raise ValueError(
-                    f"Argument `design`: layer `{name}` must match one pattern, but matches {placed[name][0]!r} and {pattern!r}"
-                )
-            placed[name] = (pattern, part)
-    return {name: part for name, (_, part) in placed.items()}
-
-
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """Put a module in the place of another under every name that leads to it; returns the model."""
     new.train(old.training)
-    new._forward_hooks.update(old._forward_hooks)
-    new._forward_hooks_with_kwargs.update(old._forward_hooks_with_kwargs)
+    for hooks in HOOKS:
+        getattr(new, hooks).update(getattr(old, hooks))
+    for handle in [handle for handle, hook in old._forward_pre_hooks.items() if computes_weight(hook)]:
+        new._forward_pre_hooks.pop(handle)
     for attribute in MIRRORED:
         if hasattr(old, attribute) and not hasattr(new, attribute):
             setattr(new, attribute, getattr(old, attribute))
@@ -276,6 +284,6 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     return new if model is old else model
 
 
-def _names(design: Design | Mapping[str, Design]) -> str:
-    parts = [design] if isinstance(design, Design) else list(design.values())
-    return " or ".join(dict.fromkeys(type(part).__name__ for part in parts))
+def _why_none(reasons: Mapping[str, str]) -> str:
+    found = [f"`{name}`: {reason}" for name, reason in reasons.items() if reason]
+    return f"layer {found[0]}" if found else "it has no layer with a matrix of weights"

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from simulator._isolation import one_thread
 from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
+from simulator.fingerprints import digest_batches
 from simulator.metrics import Metric, metric
 from simulator.progress import track
 from simulator.statistics import (
@@ -68,6 +70,8 @@ class Evaluation:
         Seed of the trials.
     confidence
         Of the intervals.
+    data
+        Digest of the data, by which `compare` knows that two evaluations saw the same; empty where it is not known.
     """
 
     frame: pd.DataFrame
@@ -76,6 +80,7 @@ class Evaluation:
     metrics: dict[str, Metric]
     seed: int
     confidence: float = 0.95
+    data: str = ""
 
     def values(self, name: str | None = None) -> list[float]:
         """Return a metric's value of each trial; the first metric where no name is given."""
@@ -203,11 +208,12 @@ def evaluate(
     chosen = resolve_metrics(metrics)
     count = _whole("trials", trials, 1)
     _whole("seed", seed, 0)
+    _whole("batch_size", batch_size, 1)
     passes = RepeatableBatches(data, batch_size=batch_size, seed=seed)
     reference = measure_reference(chip, passes, chosen)
     measured = measure_trials(chip, passes, chosen, range(count), seed=seed, seconds=seconds, workers=workers)
     found = list(track(measured, count, "chips", progress))
-    return collect(found, reference, chosen, seed=seed, confidence=confidence)
+    return collect(found, reference, chosen, seed=seed, confidence=confidence, data=digest_batches(passes))
 
 
 def compare(first: Evaluation, second: Evaluation, *, name: str | None = None, names: tuple[str, str] = ("first", "second")) -> Comparison:
@@ -246,6 +252,13 @@ def compare(first: Evaluation, second: Evaluation, *, name: str | None = None, n
             f"Arguments `first` and `second` must have the same seed and trials, but got seeds {first.seed} and {second.seed} "
             f"with {len(first.frame)} and {len(second.frame)} trials; evaluate both alike"
         )
+    if name is None and next(iter(first.metrics)) != next(iter(second.metrics)):
+        names_of = next(iter(first.metrics)), next(iter(second.metrics))
+        raise ValueError(
+            f"Arguments `first` and `second` must be of one metric, but got {names_of[0]} and {names_of[1]}; evaluate both alike"
+        )
+    if first.data and second.data and first.data != second.data:
+        raise ValueError("Arguments `first` and `second` must be measured on the same data, but these data differ; evaluate both alike")
     direction = first._metric(name).higher_is_better
     return paired_comparison(first.values(name), second.values(name), higher_is_better=direction, confidence=first.confidence, names=names)
 
@@ -289,6 +302,7 @@ class _Measurement:
         if self.seconds:
             self.chip.age(self.seconds)
         rows = _rows(self.chip, self.passes, self.metrics)
+        self.chip.require_reads()
         values = {name: self.metrics[name].compute(part) for name, part in rows.items()}
         # The test set's own error hardly differs between chips of one design: the first few tell it.
         resampled = rows if trial < ERROR_TRIALS else {}
@@ -300,12 +314,14 @@ ERROR_TRIALS = 3
 """Trials that bootstrap the test set's error."""
 
 
-def collect(found: Sequence[Trial], reference: dict[str, float], metrics: dict[str, Metric], *, seed: int, confidence: float) -> Evaluation:
+def collect(
+    found: Sequence[Trial], reference: dict[str, float], metrics: dict[str, Metric], *, seed: int, confidence: float, data: str = ""
+) -> Evaluation:
     """Put measured trials together."""
     frame = pd.DataFrame([{"trial": one.trial, "seed": seed, **one.values} for one in found])
     errors = {name: [one.test_errors[name] for one in found if name in one.test_errors] for name in metrics}
     pooled = {name: (sum(e**2 for e in part) / len(part)) ** 0.5 if part else float("nan") for name, part in errors.items()}
-    return Evaluation(frame, reference, pooled, metrics, seed, confidence)
+    return Evaluation(frame, reference, pooled, metrics, seed, confidence, data)
 
 
 def _rows(model: nn.Module, passes: RepeatableBatches, metrics: dict[str, Metric]) -> dict[str, Tensor]:
@@ -328,6 +344,6 @@ def _require_chip(chip: Any) -> None:
 
 
 def _whole(name: str, value: Any, lowest: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < lowest:
         raise ValueError(f"Argument `{name}` must be an integer of at least {lowest}, but got {value!r}")
-    return value
+    return int(value)

@@ -84,7 +84,14 @@ def digest_sources(specs: Iterable[str], designs: Iterable[BaseModel] = ()) -> d
     for design in designs:
         modules |= _modules(design)
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted(modules) if name.partition(".")[0] not in OWN}
-    return {name: hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest() for name, file in files.items() if file}
+    found = {name: Path(file).resolve() for name, file in files.items() if file}
+    # What lies beside that code and was imported decides too: a helper of a cell, say.
+    folders = {path.parent for path in found.values() if "site-packages" not in path.parts}
+    for name, module in sorted(sys.modules.items()):
+        path = Path(getattr(module, "__file__", None) or "/").resolve()
+        if name.partition(".")[0] not in (*OWN, "__main__") and path.suffix == ".py" and any(path.is_relative_to(f) for f in folders):
+            found.setdefault(name, path)
+    return {name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for name, path in sorted(found.items())}
 
 
 def versions(names: Iterable[str] = DECISIVE) -> dict[str, str]:

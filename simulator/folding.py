@@ -61,7 +61,7 @@ def fold_batch_norm(model: nn.Module, output_dimensions: dict[str, int]) -> Fold
             continue
         name = str(node.target)
         source = node.args[0] if node.args else next(iter(node.kwargs.values()))
-        reason = _refusal(norms[name], source, modules, calls, output_dimensions)
+        reason = _refusal(name, norms[name], source, modules, calls, output_dimensions)
         if reason:
             kept[name] = reason
             continue
@@ -76,12 +76,25 @@ def fold_batch_norm(model: nn.Module, output_dimensions: dict[str, int]) -> Fold
     return FoldingReport(folded, kept)
 
 
-def _refusal(norm: nn.Module, source: object, modules: dict[str, nn.Module], calls: Counter[int], output_dimensions: dict[str, int]) -> str:
+def _refusal(
+    norm_name: str,
+    norm: nn.Module,
+    source: object,
+    modules: dict[str, nn.Module],
+    calls: Counter[int],
+    output_dimensions: dict[str, int],
+) -> str:
     if not isinstance(source, fx.Node) or source.op != "call_module" or not isinstance(modules[str(source.target)], FOLDABLE):
         return "batch norm does not directly follow a linear layer or convolution"
     layer_name = str(source.target)
     layer = modules[layer_name]
     assert isinstance(norm, NORMS)
+    if any(_has_hooks(module) for module in (layer, norm)):
+        return f"hooks hang on the batch norm or on {layer_name}, or one has a forward of its own"
+    if any(node.op == "get_attr" and str(node.target).startswith((f"{layer_name}.", f"{norm_name}.")) for node in source.graph.nodes):
+        return f"the model reads parameters of {layer_name} or of the batch norm elsewhere"
+    if not (norm.running_var is None or bool((norm.running_var >= 0).all())):
+        return "its running variance is negative or NaN"
     if len(source.users) > 1 or calls[id(layer)] > 1 or calls[id(norm)] > 1:
         return f"the output of {layer_name} is used elsewhere too, or a module is called twice"
     if norm.running_mean is None or norm.running_var is None:
@@ -92,6 +105,10 @@ def _refusal(norm: nn.Module, source: object, modules: dict[str, nn.Module], cal
     if isinstance(layer, nn.Linear) and output_dimensions.get(layer_name) != 2:
         return f"batch norm after {layer_name} needs example_inputs with one vector a sample to be folded"
     return ""
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 @torch.no_grad()

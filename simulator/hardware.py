@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from devices.base import Cost
+from simulator.calibration import ConverterRange
 from simulator.weight_layers import WeightLayer, WeightView
 
 
@@ -57,6 +58,11 @@ class HardwareLayer(nn.Module, ABC):
         Seed of the noise that training sees, and of the first programming if nobody asks for another.
     layer
         The master weights and the linear map that they are in.
+
+    Attributes
+    ----------
+    ranges
+        What calibration chose for each converter; `finish_calibration` sets it.
     """
 
     def __init__(self, name: str, seed: int, layer: WeightLayer) -> None:
@@ -67,9 +73,11 @@ class HardwareLayer(nn.Module, ABC):
         self.note = layer.note
         self.operator = layer.operator
         self.mode = Mode.HARDWARE
+        self.reads = 0
         self.view = layer.weight if isinstance(layer.weight, WeightView) else None
         self.master = layer.weight if isinstance(layer.weight, nn.Parameter) else None
         self.bias = layer.bias
+        self.ranges: tuple[ConverterRange, ...] = ()
 
     @property
     def weight(self) -> Tensor:
@@ -96,6 +104,11 @@ class HardwareLayer(nn.Module, ABC):
     @abstractmethod
     def age(self, seconds: float) -> None:
         """Let a time pass since the instance was programmed."""
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the instance was read since it was programmed."""
+        return self.reads > 0
 
     @abstractmethod
     def settle(self) -> None:

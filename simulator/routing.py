@@ -1,6 +1,6 @@
 """Weights that custom modules use through functions: found with example inputs, and read on hardware when the chip runs."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,8 @@ class Finder(TorchFunctionMode):
     ----------
     model
         The model; weights of linear layers and convolutions of torch are left to those.
+    called
+        Names of the modules whose forward ran; the others' weights may be used by functions. None takes all as called.
 
     Examples
     --------
@@ -75,9 +77,14 @@ class Finder(TorchFunctionMode):
     [('matrix', (2, 3))]
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, called: Container[str] | None = None) -> None:
         super().__init__()
-        own = {id(parameter) for module in model.modules() if is_weight_layer(module) for parameter in module.parameters(recurse=False)}
+        own = {
+            id(parameter)
+            for name, module in model.named_modules()
+            if is_weight_layer(module) and (called is None or (name or "model") in called)
+            for parameter in module.parameters(recurse=False)
+        }
         self._spans = [
             (data_address(parameter), parameter.numel() * parameter.element_size(), name, parameter)
             for name, parameter in model.named_parameters()

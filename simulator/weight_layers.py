@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from simulator.operators import LinearOperator
 
@@ -96,7 +96,19 @@ def is_weight_layer(module: nn.Module) -> bool:
     >>> is_weight_layer(nn.Linear(2, 2)), is_weight_layer(nn.Embedding(2, 2))
     (True, False)
     """
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in MAPPABLE)
+    own = "forward" in vars(module)
+    return not own and any(isinstance(module, kind) and type(module).forward is kind.forward for kind in MAPPABLE)
+
+
+def computes_weight(hook: object) -> bool:
+    """Return whether a hook before the forward computes the layer's weight: weight norm, spectral norm, pruning.
+
+    Examples
+    --------
+    >>> computes_weight(print)
+    False
+    """
+    return hasattr(hook, "compute_weight") or isinstance(hook, prune.BasePruningMethod)
 
 
 def weight_layer(layer: nn.Module) -> WeightLayer:
@@ -114,12 +126,15 @@ def weight_layer(layer: nn.Module) -> WeightLayer:
     base = next(kind for kind in MAPPABLE if isinstance(layer, kind))
     if not is_weight_layer(layer):
         raise NotMappedError(f"{type(layer).__name__} has a forward of its own: digital")
+    if layer.weight.numel() == 0:
+        raise NotMappedError("a layer without weights: digital")
     operator = LinearOperator.of(layer)
     if isinstance(layer.weight, nn.Parameter) and not parametrize.is_parametrized(layer):
         bias = layer.bias if isinstance(layer.bias, nn.Parameter) else None
         return WeightLayer(type(layer).__name__, operator, layer.weight, bias)
     for hook in layer._forward_pre_hooks.values():
-        hook(layer, ())
+        if computes_weight(hook):
+            hook(layer, ())
     bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
     note = "its computed weight was taken as it is: training moves the result, not what it was computed from"
     return WeightLayer(base.__name__, operator, nn.Parameter(layer.weight.detach().clone()), bias, note)

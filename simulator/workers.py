@@ -2,12 +2,14 @@
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cloudpickle
@@ -44,7 +46,10 @@ def work_through(task: Callable[[Item], Result], items: Iterable[Item], workers:
         yield from map(task, items)
         return
     # Forking after a parallel kernel has run kills the child; a spawned process starts clean.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(cloudpickle.dumps(task),))
+    # The task travels by file: a child that dies at its start would leave a pipe that nobody reads, and this process waiting.
+    with tempfile.NamedTemporaryFile(prefix="inloop-", delete=False) as file:
+        file.write(cloudpickle.dumps(task))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(file.name,))
     try:
         with _interrupts_held():
             results = pool.map(_run, items)
@@ -56,14 +61,15 @@ def work_through(task: Callable[[Item], Result], items: Iterable[Item], workers:
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        os.unlink(file.name)
 
 
-def _start(pickled: bytes) -> None:
+def _start(path: str) -> None:
     global _task  # noqa: PLW0603 - a worker process has one task
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     set_threads(1)
-    _task = cloudpickle.loads(pickled)
+    _task = cloudpickle.loads(Path(path).read_bytes())
 
 
 def _run(item: Any) -> Any:

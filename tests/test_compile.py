@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -207,3 +208,129 @@ def test_weights_that_are_not_finite_are_refused_by_name(bad: float) -> None:
         model[1].bias[0] = bad
     with pytest.raises(ValueError, match=r"^Argument `model`: parameter `1.bias` must be finite[^\n]*$"):
         sim.compile(model, PRESET)
+
+
+def test_hooks_before_and_after_a_layer_stay() -> None:
+    model = shaken(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+    model[0].register_forward_pre_hook(lambda module, arguments: (arguments[0] * 3,))
+    model[2].register_forward_hook(lambda module, arguments, outputs: outputs + 1)
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    assert relative_error(sim.compile(model, IDEAL, example_inputs=x)(x), model(x)) < 1e-5
+
+
+@pytest.mark.parametrize("place", ["norm after", "norm before", "convolution after"])
+def test_batch_norm_with_hooks_is_not_folded(place: str) -> None:
+    model = shaken(nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3)))
+    if place == "norm before":
+        model[1].register_forward_pre_hook(lambda module, arguments: (arguments[0] * 2,))
+    else:
+        model[0 if "convolution" in place else 1].register_forward_hook(lambda module, arguments, outputs: outputs * 2)
+    x = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    chip = sim.compile(model, IDEAL, example_inputs=(x,))
+    assert relative_error(chip(x), model(x)) < 1e-5
+    assert "hooks" in chip.coverage.set_index("layer").loc["1", "reason"]
+
+
+def test_a_forward_hung_on_one_instance_is_its_own() -> None:
+    model = shaken(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    own = model[0]
+    own.forward = lambda x: nn.functional.linear(x * 2, own.weight, own.bias)
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    assert relative_error(sim.compile(model, {"1": IDEAL}, example_inputs=x)(x), model(x)) < 1e-5
+
+
+class ReadsWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.convolution(x)) + self.convolution.weight.sum()
+
+
+def test_batch_norm_is_not_folded_into_a_weight_that_the_model_reads() -> None:
+    model = shaken(ReadsWeight())
+    x = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    assert relative_error(sim.compile(model, IDEAL, example_inputs=(x,))(x), model(x)) < 1e-5
+
+
+class CallsForward(nn.Module):
+    """Keeps the forward of a layer instead of the layer: nothing that is exchanged afterwards is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.kept = [nn.Linear(4, 3)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kept[0](x) + nn.functional.linear(x, self.layer.weight, self.layer.bias)
+
+
+def test_weights_of_a_layer_that_a_function_uses_are_on_hardware() -> None:
+    model = shaken(CallsForward())
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    chip = sim.compile(model, PRESET, example_inputs=x).program(seed=0)
+    assert relative_error(chip(x), model(x)) > 1e-4
+    chip.require_reads()
+
+
+def test_a_chip_that_reads_nothing_is_an_error_when_it_is_evaluated() -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+            self.kept = [self.layer]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.kept[0](x)
+
+    chip = sim.compile(Hidden(), PRESET)
+    with pytest.raises(RuntimeError, match=r"^A chip must read its layers when it is called, but none was read[^\n]*$"):
+        sim.evaluate(chip, (torch.rand(5, 4), torch.zeros(5, dtype=torch.long)), trials=1)
+
+
+def test_numbers_that_torch_did_not_allocate_are_copied() -> None:
+    model = nn.Linear(3, 2)
+    model.weight.data = torch.from_numpy(np.ones((2, 3), np.float32))
+    chip = sim.compile(model, IDEAL, example_inputs=torch.ones(1, 3))
+    assert torch.allclose(chip(torch.ones(1, 3)), model(torch.ones(1, 3)))
+
+
+def test_pruned_and_weight_normed_layers_map_with_the_weight_that_they_have() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.utils.weight_norm(nn.Linear(5, 2)))
+    nn.utils.prune.l1_unstructured(model[0], "weight", 0.5)
+    x = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    model(x)
+    chip = sim.compile(model, IDEAL, example_inputs=x)
+    assert relative_error(chip(x), model(x)) < 1e-5
+    assert len(chip.layers) == 2
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-15, 1e15, 1e20])
+def test_tiny_and_huge_weights_have_their_noise(scale: float) -> None:
+    model = nn.Linear(16, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.randn(2, 16, generator=torch.Generator().manual_seed(0)) * scale)
+    x = torch.rand(16, generator=torch.Generator().manual_seed(1)).expand(2000, 16).contiguous()
+    design = PRESET.replace(dac=None, adc=None)
+    spread = sim.compile(model, design, example_inputs=x).program(seed=0)(x).detach().double().std(0) / scale
+    with torch.no_grad():
+        model.weight.div_(scale)
+    assert torch.allclose(spread, sim.compile(model, design, example_inputs=x).program(seed=0)(x).detach().double().std(0), rtol=1e-3)
+
+
+def test_calibration_data_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^Argument `calibration` must lead to finite inputs and outputs[^\n]*$"):
+        sim.compile(nn.Linear(3, 2), PRESET, calibration=torch.tensor([[1.0, float("nan"), 0.0]]))
+
+
+def test_an_example_that_the_model_does_not_take_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^Argument `example_inputs` must be what the model takes, but its call failed: [^\n]*$"):
+        sim.compile(nn.Linear(3, 2), PRESET, example_inputs=torch.rand(2, 5))
+
+
+def test_a_chip_is_not_compiled_again() -> None:
+    chip = sim.compile(nn.Sequential(nn.Linear(3, 2)), PRESET)
+    for model in (chip, nn.Sequential(nn.Linear(3, 3), chip)):
+        with pytest.raises(ValueError, match=r"^Argument `model`: `[^\n]*` must not be compiled yet, but is[^\n]*$"):
+            sim.compile(model, PRESET)

@@ -1,6 +1,10 @@
 """Evaluation: trials that can be replayed, numbers that add up, the same bits in any number of processes."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -155,3 +159,30 @@ def test_bad_input_is_one_line(options: dict[str, object], message: str) -> None
     arguments = {"chip": chip, "data": (X, targets), **options}
     with pytest.raises(ValueError, match=f"^[^\n]*{message}[^\n]*$"):
         sim.evaluate(arguments.pop("chip"), arguments.pop("data"), **arguments)
+
+
+def test_evaluations_of_other_metrics_or_data_are_not_compared() -> None:
+    chip, targets = chip_and_targets()
+    accuracy, error = (sim.evaluate(chip, (X, targets), trials=2, metrics=name) for name in ("accuracy", share_within))
+    with pytest.raises(ValueError, match=r"^Arguments `first` and `second` must be of one metric, but got accuracy[^\n]*$"):
+        sim.compare(accuracy, error)
+    with pytest.raises(ValueError, match=r"^Arguments `first` and `second` must be measured on the same data[^\n]*$"):
+        sim.compare(accuracy, sim.evaluate(chip, (X[:50], targets[:50]), trials=2))
+
+
+UNGUARDED = """
+import torch, simulator as sim
+from devices import RRAMCrossbar
+x = torch.rand(400, 300)
+chip = sim.compile(torch.nn.Linear(300, 300), RRAMCrossbar.preset("wan_nature_2022"), example_inputs=x)
+sim.evaluate(chip, (x, torch.zeros(400, dtype=torch.long)), trials=2, workers=2)
+"""
+
+
+def test_workers_in_a_script_without_a_main_guard_are_one_clear_error(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert 'must stand under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]

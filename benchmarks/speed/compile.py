@@ -27,7 +27,7 @@ def build(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     import transformers
 
     if name == "ResNet-50":
-        return transformers.ResNetForImageClassification(transformers.ResNetConfig()), {"pixel_values": torch.rand(1, 3, 224, 224)}
+        return transformers.ResNetForImageClassification(transformers.ResNetConfig()), {"pixel_values": torch.full((1, 3, 224, 224), 0.5)}
     config = transformers.LlamaConfig(
         vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32, num_key_value_heads=4
     )

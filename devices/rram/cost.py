@@ -17,7 +17,7 @@ class CrossbarActivity:
     cells
         Cells that hold weights.
     vectors
-        Input vectors that were read, one after the other.
+        Input vectors that one array reads one after the other; other arrays work at the same time.
     row_conversions
         Digital-to-analog conversions, all rows and vectors together.
     column_conversions
@@ -99,12 +99,13 @@ def crossbar_cost(design: RRAMCrossbar, layer: str, activity: CrossbarActivity) 
     if design.adc is not None:
         adc = design.adc
         energy, latency, area = adc.conversion_energy_j, adc.conversion_latency_s, adc.converter_area_m2
-        turns = min(adc.columns_per_adc, activity.columns_used)
+        # One conversion serves a pair of columns, whose currents are subtracted before it.
+        turns = min(-(-adc.columns_per_adc // 2), activity.columns_used)
         add(
             "ADC",
             None if energy is None else energy * activity.column_conversions,
             None if latency is None else latency * turns * activity.vectors,
-            None if area is None else area * -(-design.columns // (2 * adc.columns_per_adc)) * activity.arrays,
+            None if area is None else area * -(-design.columns // adc.columns_per_adc) * activity.arrays,
             note=_missing(adc_joule_per_step=energy, adc_sample_rate_hertz=latency, adc_area_m2=area),
             moved=activity.bytes_out,
         )

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from devices.base import Hardware, ResistiveCell
 from devices.converters import ADC, DAC
@@ -64,6 +64,15 @@ class RRAMCrossbar(Hardware):
     pulses_per_write: float | None = Field(default=None, ge=1)
     write_pulse_j: float | None = Field(default=None, gt=0)
     cell_area_m2: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _a_weight_fits(self) -> Self:
+        if self.columns < 2 * self.mapping.slices:
+            raise ValueError(
+                f"`columns` must be at least {2 * self.mapping.slices}, a pair for each slice, but got {self.columns}; "
+                "widen the array or give cells more bits"
+            )
+        return self
 
     @property
     def weights_per_row(self) -> int:

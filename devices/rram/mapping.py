@@ -17,7 +17,7 @@ class MappedWeights:
     Attributes
     ----------
     codes
-        Shape (slices, *weight.shape): the signed digit of each slice, or the weight itself where weights are analog (one slice).
+        Shape (slices, *weight.shape): the signed digit of each slice; where weights are analog, their share of the largest (one slice).
     targets_siemens
         Shape (slices, 2, *weight.shape): plus and minus cell of each pair.
     radix
@@ -102,9 +102,10 @@ class DifferentialMapping(Design):
         largest = torch.where(largest > 0, largest, torch.ones_like(largest))
         radix: tuple[float, ...] = (1.0,)
         if self.weight_bits is None:
-            codes = weight.unsqueeze(0)
-            unit: Tensor = torch.ones((), dtype=weight.dtype)
-            full_code: Tensor = largest
+            # In units of the largest, so that squares of tiny or huge weights stay within float32.
+            unit: Tensor = largest
+            codes = (weight / largest).unsqueeze(0)
+            full_code: Tensor = torch.ones_like(largest)
         else:
             steps = 2 ** (self.weight_bits - 1) - 1
             unit = largest / steps

@@ -1,5 +1,6 @@
 """The design of an SRAM macro whose cells' discharge branches do both the product and its conversion."""
 
+import math
 from typing import Literal, Self
 
 import torch
@@ -194,6 +195,14 @@ class SRAMMacro(ComputeMacro):
     def noisy(self) -> bool:
         """Whether two reads differ."""
         return self.thermal_noise or bool(self.comparator_noise_volt or self.jitter_s)
+
+    @property
+    def noise_steps(self) -> float:
+        """Standard deviation of what thermal and comparator noise add to a conversion, in readout steps."""
+        if self.lines is None:
+            return 0.0
+        thermal = self.lines.thermal_noise_volt if self.thermal_noise else 0.0
+        return math.hypot(thermal, self.comparator_noise_volt) / self.lines.lsb_volt
 
     def ideal(self) -> Self:
         """Return the same macro without errors; its integer widths, its rounding and its clipping stay.

@@ -6,13 +6,16 @@ and returns a `HardwareLayer`, or raises `NotMappedError` with the reason why th
 
 from functools import singledispatch
 
-from devices.base import Design
+from devices.base import Design, DigitalArray
 from devices.rram import RRAMCrossbar
+from devices.sram import SRAMMacro
 from simulator.hardware import HardwareLayer
 from simulator.lowering.crossbar import CrossbarLayer
+from simulator.lowering.digital import DigitalLayer
+from simulator.lowering.macro import MacroLayer
 from simulator.weight_layers import NotMappedError, WeightLayer, WeightView, weight_layer
 
-__all__ = ["CrossbarLayer", "NotMappedError", "WeightLayer", "WeightView", "lower", "weight_layer"]
+__all__ = ["CrossbarLayer", "DigitalLayer", "MacroLayer", "NotMappedError", "WeightLayer", "WeightView", "lower", "weight_layer"]
 
 
 @singledispatch
@@ -49,3 +52,13 @@ def lower(design: Design, layer: WeightLayer, name: str, seed: int) -> HardwareL
 @lower.register
 def _(design: RRAMCrossbar, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
     return CrossbarLayer(name, seed, design, layer)
+
+
+@lower.register
+def _(design: SRAMMacro, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
+    return MacroLayer(name, seed, design, layer)
+
+
+@lower.register
+def _(design: DigitalArray, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
+    return DigitalLayer(name, seed, design, layer)

@@ -1,15 +1,19 @@
 """Linear layers and convolutions on resistive crossbars."""
 
+from collections.abc import Iterator
+from dataclasses import asdict
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from devices.base import Cost, ProgrammedCells
 from devices.rram import CrossbarActivity, MappedWeights, RRAMCrossbar, crossbar_cost
 from kernels.crossbar import convert, quantize
 from kernels.random import Key
-from simulator.calibration import RangeObserver, full_scale
+from simulator.calibration import ConverterRange, RangeObserver, full_scale
 from simulator.hardware import HardwareLayer, Mode, Placement
 from simulator.lowering.arrays import Arrays, build_arrays
 from simulator.operators import row_tiles
@@ -40,8 +44,7 @@ class CrossbarLayer(HardwareLayer):
         self.tiles = row_tiles(self.weight.shape[1], self.taps, design.rows)
         self.cells: ProgrammedCells | None = None
         self.trial = 0
-        self.seconds = 0.0
-        self.reads = 0
+        self._age = Fraction(0)
         self.training_reads = 0
         self.input_range: float | None = None
         self.output_ranges: list[float] | None = None
@@ -57,18 +60,12 @@ class CrossbarLayer(HardwareLayer):
     @property
     def placement(self) -> Placement:
         """Arrays, cells used and multiply-accumulates of the layer."""
-        outputs = self.weight.shape[0] // self.operator.groups
-        per_row = self.design.weights_per_row
-        columns = -(-outputs // per_row)
-        # Blocks of several groups share an array on its diagonal; only one block's rows are driven at a time.
-        blocks = 1
-        if self.operator.groups > 1 and len(self.tiles) == 1 and columns == 1:
-            blocks = max(1, min(self.operator.groups, self.design.rows // self.tiles[0].rows, per_row // outputs))
-        arrays = -(-self.operator.groups // blocks) * len(self.tiles) * columns
+        columns = -(-self.weight.shape[0] // self.operator.groups // self.design.weights_per_row)
+        arrays = -(-self.operator.groups // self.groups_per_array) * len(self.tiles) * columns
         cells = self.weight.numel() * 2 * self.design.mapping.slices
         notes = [self.note] if self.note else []
-        if self.operator.groups > 1:
-            notes.append(f"{self.operator.groups} groups as diagonal blocks, read one after the other")
+        if self.groups_per_array > 1:
+            notes.append(f"{self.operator.groups} groups, {self.groups_per_array} to an array as diagonal blocks, read one after the other")
         if self.design.mapping.weight_bits is not None:
             notes.append(f"weights in {self.design.mapping.weight_bits} bits, {self.design.mapping.slices} slices")
         return Placement(
@@ -78,6 +75,15 @@ class CrossbarLayer(HardwareLayer):
             cells / (arrays * self.design.rows * self.design.columns),
             "; ".join(notes),
         )
+
+    @property
+    def groups_per_array(self) -> int:
+        """Groups that share an array as blocks on its diagonal; while one is read, the others' rows rest and their columns float."""
+        groups, per_row = self.operator.groups, self.design.weights_per_row
+        outputs = self.weight.shape[0] // groups
+        if groups == 1 or len(self.tiles) > 1 or outputs > per_row:
+            return 1
+        return max(1, min(groups, self.design.rows // self.tiles[0].rows, per_row // outputs))
 
     def vectors(self, outputs: Tensor) -> int:
         """Return how many input vectors a call with these outputs drove: one for each position of each group."""
@@ -90,19 +96,26 @@ class CrossbarLayer(HardwareLayer):
         """Whether cells have been programmed."""
         return self.cells is not None
 
+    @property
+    def seconds(self) -> float:
+        """Time since programming, in seconds."""
+        return float(self._age)
+
+    @torch.inference_mode(False)
     @torch.no_grad()
     def program(self, seed: int, trial: int) -> None:
         """Draw the conductances of every cell for this (seed, trial)."""
         mapped = self._map()
         self.cells = self._draw(mapped, Key.of(seed=seed, trial=trial, layer=self.name, purpose="program"))
-        self._programming_seed, self.trial, self.seconds, self.reads = seed, trial, 0.0, 0
+        self._programming_seed, self.trial, self._age, self.reads = seed, trial, Fraction(0), 0
         self._master_version = self.weight._version
         self._arrays = None
 
     def age(self, seconds: float) -> None:
         """Recompute the conductances for a time further from programming."""
         self._require_current_masters()
-        self.seconds += seconds
+        # Exact, so that many steps add up to the same bits as one.
+        self._age += Fraction(seconds)
         self._arrays = None
 
     def _map(self) -> MappedWeights:
@@ -136,6 +149,7 @@ class CrossbarLayer(HardwareLayer):
     def _effective(self, mapped: MappedWeights, conductance: Tensor, seconds: float) -> Arrays:
         return build_arrays(self.design, mapped, conductance, seconds, self.operator, self.tiles)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _instance(self) -> Arrays:
         """Return what the next eval read multiplies by, programming the first instance if there is none."""
@@ -272,6 +286,7 @@ class CrossbarLayer(HardwareLayer):
             given = [r for r in ranges if r is not None]
             # A slice that no weight reaches was never seen to carry a current: any range fits it.
             self.output_ranges = [r if r is not None else max(given) for r in ranges] if given else None
+        self.ranges = tuple(self._describe_ranges())
         for converter, found, label in ((design.dac, self.input_range, "DAC"), (design.adc, self.output_ranges, "ADC")):
             if converter is not None and found is None and converter.range_policy != "per_batch":
                 warnings.append(
@@ -279,6 +294,15 @@ class CrossbarLayer(HardwareLayer):
                     "the range is each batch's own maximum"
                 )
         return warnings
+
+    def _describe_ranges(self) -> Iterator[ConverterRange]:
+        dac, adc, chosen = self.design.dac, self.design.adc, self.output_ranges
+        if dac is not None:
+            yield ConverterRange.of(self.name, "DAC", dac, self.input_range, self._input_observer)
+        for s, observer in enumerate(self._output_observers if adc is not None else ()):
+            assert adc is not None
+            name = "ADC" if len(self._output_observers) == 1 else f"ADC of slice {s}"
+            yield ConverterRange.of(self.name, name, adc, None if chosen is None else chosen[s], observer)
 
     @torch.no_grad()
     def _observe(self, inputs: Tensor) -> Tensor:
@@ -300,7 +324,7 @@ class CrossbarLayer(HardwareLayer):
         # All cells of a row see the same voltage: sum their conductances first, and one output a group carries sum V^2 G.
         row_siemens = targets.sum(dim=(0, 1)).unflatten(0, (groups, -1)).sum(1)
         scale = self.input_range if self.input_range is not None else float(surrounded.abs().amax())
-        squared = (surrounded / scale) ** 2 if scale > 0 else surrounded
+        squared = (surrounded / scale).clamp(-1, 1) ** 2 if scale > 0 else surrounded
         siemens = float(self.operator(squared, row_siemens).double().sum())
         vectors, slices = self.vectors(outputs), design.mapping.slices
         columns = self.weight.shape[0] // groups
@@ -309,8 +333,8 @@ class CrossbarLayer(HardwareLayer):
         activity = CrossbarActivity(
             arrays=self.placement.arrays,
             cells=self.weight.numel() * 2 * slices,
-            vectors=vectors,
-            row_conversions=vectors * rows,
+            vectors=self.operator.positions(outputs) * self.groups_per_array,
+            row_conversions=vectors * rows * -(-columns // design.weights_per_row),
             column_conversions=conversions,
             columns_used=min(columns, design.weights_per_row) * slices,
             relative_siemens=siemens,
@@ -325,19 +349,26 @@ class CrossbarLayer(HardwareLayer):
     def get_extra_state(self) -> dict[str, Any]:
         """Return everything but the parameters: programmed cells, ranges, seed, trial, age and counters."""
         return {
+            "design": self.design.fingerprint(),
             "cells": None if self.cells is None else {"conductance": self.cells.conductance, "memory": dict(self.cells.memory)},
             "current": self._masters_are_current(),
             "programming_seed": self._programming_seed,
             "trial": self.trial,
-            "seconds": self.seconds,
+            "age": str(self._age),
             "reads": self.reads,
             "training_reads": self.training_reads,
             "input_range": self.input_range,
             "output_ranges": self.output_ranges,
+            "ranges": [asdict(one) for one in self.ranges],
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_extra_state` returned, onto the device of the weights."""
+        if state["design"] != self.design.fingerprint():
+            raise ValueError(
+                f"Layer `{self.name}`: the stored state must be of the same design, {self.design.fingerprint()}, "
+                f"but is of {state['design']}; compile the model onto that design"
+            )
         cells = state["cells"]
         if cells is not None:
             expected = (self.design.mapping.slices, 2, *self.weight.shape)
@@ -348,9 +379,10 @@ class CrossbarLayer(HardwareLayer):
                 cells["conductance"].to(self.weight.device), {name: value.to(self.weight.device) for name, value in cells["memory"].items()}
             )
         self.cells = cells
-        self._programming_seed, self.trial, self.seconds = state["programming_seed"], state["trial"], state["seconds"]
+        self._programming_seed, self.trial, self._age = state["programming_seed"], state["trial"], Fraction(state["age"])
         self.reads, self.training_reads = state["reads"], state["training_reads"]
         self.input_range, self.output_ranges = state["input_range"], state["output_ranges"]
+        self.ranges = tuple(ConverterRange(**one) for one in state["ranges"])
         self._loaded_current = bool(state["current"])
         self._arrays = None
         self.settle()
@@ -400,6 +432,7 @@ class _Read(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         codes, inside = ctx.saved_tensors
         weight = ctx.arrays.collapsed(ctx.layer.weight)

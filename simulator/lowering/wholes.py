@@ -18,9 +18,7 @@ def is_whole(module: nn.Module) -> bool:
     >>> is_whole(nn.LSTM(2, 2)), is_whole(nn.Linear(2, 2))
     (True, False)
     """
-    return isinstance(
-        module, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-    )
+    return "forward" not in vars(module) and isinstance(module, (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, *TRANSPOSED))
 
 
 def show_weights(module: nn.Module) -> nn.Module:

@@ -1,0 +1,9 @@
+"""Digital arrays and tiered memories: cycles, traffic, roofline, and the time to move experts."""
+
+from devices.digital.collective import all_to_all_seconds
+from devices.digital.cost import Product, product_cost
+from devices.digital.socket import TieredSocket
+from devices.digital.systolic import SystolicArray
+from devices.digital.tiers import MemoryTier, TieredArray
+
+__all__ = ["MemoryTier", "Product", "SystolicArray", "TieredArray", "TieredSocket", "all_to_all_seconds", "product_cost"]
