@@ -11,6 +11,8 @@ from torch import Tensor
 from devices.converters import Converter
 
 BINS = 4096
+SMALLEST = 1e-30
+"""Smallest range of a histogram: below it a bin's inverse width is no float32."""
 LOOKUPS = 1 << 22
 """Look-ups in a histogram that a search for the least error may take: its candidates get fewer where codes get more."""
 
@@ -54,7 +56,7 @@ class RangeObserver:
             self._counts[0] += magnitudes.numel()
             return
         if self._limit == 0.0:
-            self._limit = largest
+            self._limit = max(largest, SMALLEST)
         while self._limit < largest:
             self._counts = torch.cat((self._counts.reshape(-1, 2).sum(1), torch.zeros(BINS // 2, dtype=torch.int64)))
             self._limit *= 2

@@ -105,6 +105,15 @@ def test_the_error_of_a_histogram_is_never_negative_and_zeros_cost_nothing(numbe
     assert after == pytest.approx(before, abs=1e-9 * observer.maximum**2)
 
 
+@pytest.mark.parametrize("largest", [1e-45, 4.8e-41, 1e-30, 3e38])
+def test_any_float_can_be_counted(largest: float) -> None:
+    observer = observed(torch.tensor([largest, 0.0, -largest]))
+    observer.add(torch.tensor([largest]))
+    assert (observer.observations, observer.zeros) == (4, 1)
+    assert observer.percentile(100.0) == observer.maximum == float(torch.tensor(largest))
+    assert 0 < observer.least_error(7) <= observer.maximum
+
+
 def test_many_codes_take_no_long_search() -> None:
     observer = observed(draws("gaussian", 100_000))
     assert observer.least_error(2**15 - 1) > 0.95 * observer.maximum

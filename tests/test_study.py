@@ -367,14 +367,34 @@ def test_what_a_refused_run_made_is_removed_but_nothing_else(tmp_path: Path) -> 
 # interruptions
 
 
-# Long enough that no machine finishes it between two looks at its journal.
-ROWS = 600
-LONG = TINY.replace("trials = 2", f"trials = {ROWS // 2}").replace("epochs = 1", "epochs = 6\n[training.noise_aware]\nepochs = 1")
+ROWS = 60
+# So slow to program that no machine finishes the study between two looks at its journal, however busy it is.
+SLOW_CELL = """
+import time
+from devices import PolynomialCell
+
+
+class SlowCell(PolynomialCell):
+    def program(self, target, key):
+        time.sleep(0.06)
+        return super().program(target, key)
+"""
+LONG = (
+    TINY.replace("trials = 2", f"trials = {ROWS // 2}").replace("epochs = 1", "epochs = 6\n[training.noise_aware]\nepochs = 1")
+    + """
+[design.cell]
+type = "slow_cell:SlowCell"
+g_min_siemens = "1 uS"
+g_max_siemens = "40 uS"
+sigma_coefficients_microsiemens = [2.0]
+"""
+)
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
     folder = tmp_path_factory.mktemp("unbroken")
+    write(folder, SLOW_CELL, "slow_cell.py")
     study = write(folder, LONG)
     assert run(study, folder / "out") == 0
     return study, (folder / "out" / "trials.csv").read_bytes()

@@ -16,6 +16,7 @@ from kernels.random import Key
 from simulator.calibration import ConverterRange, RangeObserver, full_scale
 from simulator.hardware import HardwareLayer, Mode, Placement
 from simulator.lowering.arrays import Arrays, build_arrays
+from simulator.masters import WeightMark
 from simulator.operators import row_tiles
 from simulator.weight_layers import WeightLayer
 
@@ -49,7 +50,7 @@ class CrossbarLayer(HardwareLayer):
         self.input_range: float | None = None
         self.output_ranges: list[float] | None = None
         self._programming_seed = seed
-        self._master_version = -1
+        self._mark: WeightMark | None = None
         self._loaded_current = False
         self._arrays: Arrays | None = None
         self._input_observer = RangeObserver()
@@ -108,7 +109,7 @@ class CrossbarLayer(HardwareLayer):
         mapped = self._map()
         self.cells = self._draw(mapped, Key.of(seed=seed, trial=trial, layer=self.name, purpose="program"))
         self._programming_seed, self.trial, self._age, self.reads = seed, trial, Fraction(0), 0
-        self._master_version = self.weight._version
+        self._mark = WeightMark.of(self.weight)
         self._arrays = None
 
     def age(self, seconds: float) -> None:
@@ -164,7 +165,7 @@ class CrossbarLayer(HardwareLayer):
         return self._arrays
 
     def _require_current_masters(self) -> None:
-        if self.cells is not None and self.weight._version != self._master_version:
+        if self.cells is not None and not self._masters_are_current():
             raise RuntimeError(
                 f"Layer `{self.name}`: the master weights changed after programming; call program() before reading in eval mode"
             )
@@ -389,10 +390,10 @@ class CrossbarLayer(HardwareLayer):
 
     def settle(self) -> None:
         """Take the master weights as they are now for those that a state just loaded was programmed from."""
-        self._master_version = self.weight._version if self._loaded_current else -1
+        self._mark = WeightMark.of(self.weight) if self._loaded_current else None
 
     def _masters_are_current(self) -> bool:
-        return self.cells is not None and self.weight._version == self._master_version
+        return self.cells is not None and self._mark is not None and self._mark.holds(self.weight)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CrossbarLayer":
         current = self._masters_are_current()
@@ -400,18 +401,18 @@ class CrossbarLayer(HardwareLayer):
         if self.cells is not None:
             self.cells = ProgrammedCells(fn(self.cells.conductance), {name: fn(value) for name, value in self.cells.memory.items()})
         self._arrays = None
-        self._master_version = self.weight._version if current else -1
+        self._mark = WeightMark.of(self.weight) if current else None
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         state["_arrays"] = None
-        state["_master_version"] = self._masters_are_current()
+        state["_mark"] = self._masters_are_current()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._master_version = self.weight._version if state["_master_version"] else -1
+        self._mark = WeightMark.of(self.weight) if state["_mark"] else None
 
     def extra_repr(self) -> str:
         """Return the line that ``print(chip)`` shows."""

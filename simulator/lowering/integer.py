@@ -11,6 +11,7 @@ from torch.nn import functional
 from kernels.crossbar import quantize
 from simulator.calibration import BINS, ConverterRange, RangeObserver
 from simulator.hardware import HardwareLayer, Mode
+from simulator.masters import WeightMark
 from simulator.operators import LinearOperator, RowTile
 from simulator.weight_layers import WeightLayer
 
@@ -46,7 +47,7 @@ class IntegerLayer(HardwareLayer):
         self.input_step: float | None = None
         self.signed = False
         self._programming_seed = seed
-        self._master_version = -1
+        self._mark: WeightMark | None = None
         self._loaded_current = False
         self._programmed = False
         self._observer = RangeObserver()
@@ -69,7 +70,7 @@ class IntegerLayer(HardwareLayer):
     def program(self, seed: int, trial: int) -> None:
         """Write the weights as they are now into the instance of this (seed, trial)."""
         self._programming_seed, self.trial, self.seconds, self.reads = seed, trial, 0.0, 0
-        self._programmed, self._master_version = True, self.weight._version
+        self._programmed, self._mark = True, WeightMark.of(self.weight)
         self.forget()
 
     def age(self, seconds: float) -> None:
@@ -79,7 +80,7 @@ class IntegerLayer(HardwareLayer):
 
     def require_current_masters(self) -> None:
         """Raise RuntimeError where the master weights changed after programming."""
-        if self._programmed and self.weight._version != self._master_version:
+        if self._programmed and not self._masters_are_current():
             raise RuntimeError(
                 f"Layer `{self.name}`: the master weights changed after programming; call program() before reading in eval mode"
             )
@@ -199,26 +200,26 @@ class IntegerLayer(HardwareLayer):
 
     def settle(self) -> None:
         """Take the master weights as they are now for those that a state just loaded was programmed from."""
-        self._master_version = self.weight._version if self._loaded_current else -1
+        self._mark = WeightMark.of(self.weight) if self._loaded_current else None
 
     def _masters_are_current(self) -> bool:
-        return self._programmed and self.weight._version == self._master_version
+        return self._programmed and self._mark is not None and self._mark.holds(self.weight)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "IntegerLayer":
         current = self._masters_are_current()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.forget()
-        self._master_version = self.weight._version if current else -1
+        self._mark = WeightMark.of(self.weight) if current else None
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        state["_master_version"] = self._masters_are_current()
+        state["_mark"] = self._masters_are_current()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._master_version = self.weight._version if state["_master_version"] else -1
+        self._mark = WeightMark.of(self.weight) if state["_mark"] else None
         self.forget()
 
     def extra_repr(self) -> str:
