@@ -187,7 +187,7 @@ class _Panel:
             axes.text(x + 0.13, y, str(number), fontsize=6, fontweight="bold", va="center")
             axes.text(x + 0.33, y, _shortened(name, int((pitch - 0.4) / LETTER_INCHES)), fontsize=6, va="center")
         if len(self.names) > MOST_NAMES:
-            x, y = MARGIN_INCHES + (columns - 1) * pitch, top + (lines - 0.5) * LINE_INCHES
+            x, y = MARGIN_INCHES + MOST_NAMES // lines * pitch, top + (MOST_NAMES % lines + 0.5) * LINE_INCHES
             axes.text(x + 0.13, y, f"and {len(self.names) - MOST_NAMES} more layers", fontsize=6, va="center")
 
 
@@ -264,9 +264,9 @@ def graph_figure(chip: Chip) -> Figure:
     with mpl.rc_context(STYLE):
         total = sum(node.macs or 0 for node in nodes)
         on = sum(node.macs or 0 for node in nodes if node.hardware != "host")
-        title = (
-            f"{percent(on / total)} of {_count(total)} multiply-accumulates on hardware" if total else "Multiply-accumulates are not known"
-        )
+        title = "Multiply-accumulates are not known"
+        if total:
+            title = f"{_cautious(on / total)} of {_count(total)} multiply-accumulates on hardware"
         axes.text(MARGIN_INCHES, MARGIN_INCHES + 0.09, title, fontsize=8, va="center")
         for index, name in enumerate(hardware):
             members = [node for node in nodes if node.hardware == name and not node.minor]
@@ -406,6 +406,11 @@ def _count(number: int) -> str:
         if number >= scale:
             return f"{number / scale:.3g} {prefix}"
     return str(number)
+
+
+def _cautious(share: float) -> str:
+    """Return a share in percent that is 100% only where nothing is left out."""
+    return f"{math.floor(1000 * share) / 10}%" if 0.99 < share < 1 else percent(share)
 
 
 def _shortened(text: str, room: int) -> str:

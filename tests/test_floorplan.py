@@ -137,6 +137,12 @@ def test_the_graph_is_as_wide_as_the_macs_and_colored_by_hardware() -> None:
     assert axes.texts[0].get_text().startswith(f"{on:.0%} of ")
 
 
+def test_a_little_that_is_left_out_is_not_rounded_away() -> None:
+    model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 1))
+    figure = sim.compile(model, {"0": LARGE}, example_inputs=torch.rand(1, 300)).graph_figure()
+    assert figure.axes[0].texts[0].get_text().startswith("99.6% of 90.3 k ")
+
+
 def test_products_of_a_module_stand_behind_the_layers_inside_it() -> None:
     axes = chip("transformer").graph_figure().axes[0]
     place = {text.get_text(): text.get_position()[1] for text in axes.texts}
