@@ -95,7 +95,20 @@ def rows(out: Path) -> int:
 def start(study: str, out: Path, *options: str) -> "subprocess.Popen[str]":
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "simulator.cli", "run", study, "--out", str(out), *options]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def listen() -> None:
+        # A job in the background of a script ignores Ctrl-C, and all that it starts does, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=listen,  # noqa: PLW1509
+    )
 
 
 def group(leader: int) -> set[int]:
