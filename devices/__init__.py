@@ -1,19 +1,9 @@
 """What a part is and does: its design, its physics, its cost."""
 
-from devices.base import (
-    ComputeMacro,
-    Cost,
-    Design,
-    DesignError,
-    DigitalArray,
-    Hardware,
-    ProgrammedCells,
-    PulseBackend,
-    ResistiveCell,
-    SpikingCore,
-)
+from devices.base import ComputeMacro, Cost, DigitalArray, Hardware, ProgrammedCells, PulseBackend, ResistiveCell, SpikingCore
 from devices.catalog import PresetInfo, Source, bibliography, presets, sources_of
 from devices.converters import ADC, DAC
+from devices.design import Design, DesignError
 from devices.digital import MemoryTier, SystolicArray, TieredSocket, all_to_all_seconds
 from devices.rram import (
     ComposedCell,

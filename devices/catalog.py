@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from devices.base import Design, DesignError
+from devices.design import Design, DesignError
 from devices.quantities import load_class, nearest, parse_quantity, shown, unit_of
 
 D = TypeVar("D", bound=Design)

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from devices.base import Design
+from devices.design import Design
 
 RangePolicy = Literal["fixed", "maximum", "percentile", "mse", "per_batch"]
 """Where a converter's full scale comes from.

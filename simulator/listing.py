@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from devices.base import Design
 from devices.catalog import presets, read_preset
+from devices.design import Design
 from devices.quantities import format_quantity, unit_of
 
 

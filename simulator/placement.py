@@ -9,8 +9,9 @@ from typing import Any, Self
 from pydantic import Field, SerializeAsAny, model_validator
 from torch import nn
 
-from devices.base import Design, Hardware
+from devices.base import Hardware
 from devices.catalog import presets
+from devices.design import Design
 from simulator.hardware import HardwareLayer
 from simulator.lowering import lower
 from simulator.weight_layers import NotMappedError, WeightLayer

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from devices.base import Design, Hardware
+from devices.base import Hardware
+from devices.design import Design
 from devices.quantities import kinds_of, parse_quantity, read_value, shown, unit_of
 
 MARK = "# A study as inloop ran it"

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, field_validator
 from torch import Tensor
 
-from devices.base import Cost, Design, DesignError, Hardware, ProgrammedCells, ResistiveCell
+from devices.base import Cost, Hardware, ProgrammedCells, ResistiveCell
+from devices.design import Design, DesignError
 from kernels.random import Key
 
 

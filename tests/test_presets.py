@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from devices.base import Design, DesignError
 from devices.catalog import Source, bibliography, build_preset, presets, read_preset, sources_of, unsourced_fields
+from devices.design import Design, DesignError
 
 
 class Part(Design):

@@ -5,7 +5,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from devices.base import Design, DigitalArray
+from devices.base import DigitalArray
+from devices.design import Design
 
 
 class MemoryTier(Design):

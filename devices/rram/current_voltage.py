@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from devices.base import Design
+from devices.design import Design
 
 
 class CurrentVoltage(Design):

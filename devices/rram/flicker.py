@@ -7,7 +7,8 @@ import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
-from devices.base import Design, ProgrammedCells
+from devices.base import ProgrammedCells
+from devices.design import Design
 from devices.rram.interpolation import above_zero
 from devices.rram.retention import checked_seconds
 from devices.rram.spread import SpreadLaw

@@ -7,7 +7,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from devices.base import Design, ResistiveCell
+from devices.base import ResistiveCell
+from devices.design import Design
 
 
 @dataclass(frozen=True)

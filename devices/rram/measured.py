@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor
 
-from devices.base import DesignError, ProgrammedCells, ResistiveCell
+from devices.base import ProgrammedCells, ResistiveCell
+from devices.design import DesignError
 from devices.rram.composed import ComposedCell
 from devices.rram.fitting import Drift, fit_laws
 from devices.rram.interpolation import locate, must_rise

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from devices.base import DesignError
+from devices.design import DesignError
 from devices.quantities import parse_quantity, shown
 
 Floats = npt.NDArray[np.float64]

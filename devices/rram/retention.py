@@ -5,7 +5,8 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from devices.base import Design, ProgrammedCells
+from devices.base import ProgrammedCells
+from devices.design import Design
 from kernels.random import Key
 
 

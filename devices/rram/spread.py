@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from devices.base import Design, DesignError
+from devices.design import Design, DesignError
 from devices.rram.interpolation import interpolate, must_rise
 
 MICROSIEMENS = 1e-6
@@ -244,7 +244,7 @@ class SpreadToBeGiven(SpreadLaw):
     >>> import torch
     >>> SpreadToBeGiven(what="a table of your own cells").sigma(torch.tensor(1e-5))
     Traceback (most recent call last):
-    devices.base.DesignError: SpreadToBeGiven: the cell's spread must be given before use: a table of your own cells
+    devices.design.DesignError: SpreadToBeGiven: the cell's spread must be given before use: a table of your own cells
     """
 
     what: str = Field(min_length=1)

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from devices.base import Design
+from devices.design import Design
 from devices.rram.retention import checked_seconds
 from kernels.random import Key, uniform
 

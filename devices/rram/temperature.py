@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from devices.base import Design
+from devices.design import Design
 
 BOLTZMANN_ELECTRONVOLT = 8.617333262e-5
 """Boltzmann's constant, eV/K: exact in the SI since 2019, here to ten digits."""

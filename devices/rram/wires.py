@@ -3,7 +3,7 @@
 from pydantic import Field
 from torch import Tensor
 
-from devices.base import Design
+from devices.design import Design
 from kernels.wires import MeanField, effective_matrix, mean_field
 
 

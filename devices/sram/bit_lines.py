@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from devices.base import Design
+from devices.design import Design
 
 BOLTZMANN_JOULE_PER_KELVIN = 1.380649e-23
 """Exact in the SI since 2019."""

@@ -6,7 +6,8 @@ and returns a `HardwareLayer`, or raises `NotMappedError` with the reason why th
 
 from functools import singledispatch
 
-from devices.base import Design, DigitalArray
+from devices.base import DigitalArray
+from devices.design import Design
 from devices.rram import RRAMCrossbar
 from devices.sram import SRAMMacro
 from simulator.hardware import HardwareLayer
