@@ -1,14 +1,18 @@
 """Converters between digital codes and analog lines, shared by every family that has them.
 
-Both converters are uniform and mid-tread with symmetric codes: a signed converter of b bits has the codes
--(2^(b-1) - 1) .. 2^(b-1) - 1, so zero is a code and the step is range / (2^(b-1) - 1). Rounding is half to even.
+Both converters are mid-tread with symmetric codes: a signed converter of b bits has the codes -(2^(b-1) - 1) .. 2^(b-1) - 1, so zero is a
+code and the step is range / (2^(b-1) - 1); an unsigned one has 0 .. 2^b - 1. They are uniform, with rounding half to even, unless
+`architecture` says how their parts mismatch.
 """
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+import torch
+from pydantic import Field, SerializeAsAny, model_validator
 
+from devices.architectures import Architecture, Flash, Transfer
 from devices.design import Design
+from kernels.random import Key
 
 RangePolicy = Literal["fixed", "maximum", "percentile", "mse", "per_batch"]
 """Where a converter's full scale comes from.
@@ -25,7 +29,11 @@ class Converter(Design):
     Parameters
     ----------
     bits
-        Resolution; codes are signed and symmetric.
+        Resolution.
+    signed
+        Whether codes are signed and symmetric; without a sign, what is below zero clips to zero.
+    architecture
+        What the converter is built of, with its mismatch: `SAR`, `Ramp`, `Flash` or `Tabulated`; None is uniform.
     range_policy
         Where the full scale comes from; see `RangePolicy`.
     fixed_range
@@ -41,9 +49,13 @@ class Converter(Design):
         Area of one converter at `published_bits`. None: not published.
     published_bits
         Resolution at which `area_m2` was published; at any other resolution the area counts as not given.
+    static_watt
+        Power that one converter draws whether or not it converts. None: not published.
     """
 
     bits: int = Field(default=8, ge=2, le=16)
+    signed: bool = True
+    architecture: SerializeAsAny[Architecture] | None = None
     range_policy: RangePolicy = "maximum"
     fixed_range: float | None = Field(default=None, gt=0)
     percentile: float = Field(default=99.9, gt=50, le=100)
@@ -51,6 +63,7 @@ class Converter(Design):
     sample_rate_hertz: float | None = Field(default=None, gt=0)
     area_m2: float | None = Field(default=None, gt=0)
     published_bits: int | None = Field(default=None, ge=2, le=16)
+    static_watt: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _range_is_stated(self) -> Self:
@@ -63,8 +76,13 @@ class Converter(Design):
 
     @property
     def limit(self) -> int:
-        """Largest code, 2^(bits - 1) - 1."""
-        return (1 << (self.bits - 1)) - 1
+        """Largest code: 2^(bits - 1) - 1, or 2^bits - 1 without a sign."""
+        return (1 << (self.bits - self.signed)) - 1
+
+    @property
+    def lowest(self) -> int:
+        """Smallest code: minus the largest, or 0 without a sign."""
+        return -self.limit if self.signed else 0
 
     def step(self, full_scale: float) -> float:
         """Distance between neighboring codes for a full scale, in the full scale's unit."""
@@ -77,8 +95,11 @@ class Converter(Design):
 
     @property
     def conversion_latency_s(self) -> float | None:
-        """Time of one conversion in seconds, or None where no sample rate is given."""
-        return None if self.sample_rate_hertz is None else 1.0 / self.sample_rate_hertz
+        """Time of one conversion in seconds: from the sample rate, else from the architecture's clock; None where neither is given."""
+        if self.sample_rate_hertz is not None:
+            return 1.0 / self.sample_rate_hertz
+        built = self.architecture
+        return None if built is None or built.clock_hertz is None else built.cycles(self.bits) / built.clock_hertz
 
     @property
     def converter_area_m2(self) -> float | None:
@@ -89,13 +110,68 @@ class Converter(Design):
 class DAC(Converter):
     """Digital-to-analog converter on the rows: rounds a layer's inputs to codes.
 
+    Parameters
+    ----------
+    slice_bits
+        Bits of a code's magnitude that the rows carry at a time, 1 for bit-serial inputs: the magnitude is cut into
+        ceil(magnitude bits / slice_bits) slices that are read one after the other, each with the sign as the polarity of its voltage.
+        None drives the whole code at once.
+
     Examples
     --------
     >>> DAC(bits=8).limit
     127
     >>> DAC(bits=3, range_policy="fixed", fixed_range=1.5).step(1.5)
     0.5
+    >>> DAC(bits=8, signed=False, slice_bits=1).slices, DAC(bits=8, slice_bits=2).slices
+    (8, 4)
     """
+
+    slice_bits: int | None = Field(default=None, ge=1, le=16)
+
+    @model_validator(mode="after")
+    def _drives_levels(self) -> Self:
+        if isinstance(self.architecture, Flash):
+            raise ValueError("`architecture` must be SAR (capacitors), Ramp (resistor string) or Tabulated in a DAC, but got Flash; choose one")
+        return self
+
+    @property
+    def magnitude_bits(self) -> int:
+        """Bits of a code without its sign."""
+        return self.bits - self.signed
+
+    @property
+    def slices(self) -> int:
+        """Slices of an input that are read one after the other."""
+        return 1 if self.slice_bits is None else -(-self.magnitude_bits // self.slice_bits)
+
+    @property
+    def level_bits(self) -> int:
+        """Bits of the levels that the rows are driven with: of one slice, or of the whole magnitude."""
+        return self.magnitude_bits if self.slice_bits is None else min(self.slice_bits, self.magnitude_bits)
+
+    def transfer(self, key: Key, converters: int = 1) -> Transfer:
+        """Return the levels of magnitudes 0 .. 2^level_bits - 1 of the converters of one array, in LSB.
+
+        A negative code drives minus the level of its magnitude.
+
+        Parameters
+        ----------
+        key
+            Stream of the fabrication.
+        converters
+            How many.
+
+        Examples
+        --------
+        >>> DAC(bits=3).transfer(Key.of(seed=0)).edges
+        tensor([[0., 1., 2., 3.]])
+        """
+        if self.architecture is None:
+            return Transfer(torch.arange(2.0**self.level_bits).expand(converters, -1).contiguous(), 0)
+        own = 1 if self.architecture.common else converters
+        levels = self.architecture.levels(self.level_bits, own, key) + self.architecture.offsets(converters, key)
+        return Transfer(levels.float(), 0)
 
 
 class ADC(Converter):
@@ -105,6 +181,8 @@ class ADC(Converter):
     ----------
     columns_per_adc
         Columns of cells that share one converter; its pairs are converted one after the other.
+    range_scope
+        What has a full scale of its own: the ``layer`` (each slice of its weights), or each ``column`` (output) of it.
 
     Examples
     --------
@@ -113,3 +191,33 @@ class ADC(Converter):
     """
 
     columns_per_adc: int = Field(default=1, ge=1)
+    range_scope: Literal["layer", "column"] = "layer"
+
+    def transfer(self, key: Key, converters: int = 1) -> Transfer:
+        """Return the thresholds of the converters of one array, in LSB: a code is given from its threshold on.
+
+        Offset binary: code zero of a signed converter is 2^(bits - 1) of its architecture, whose lowest code is not used.
+
+        Parameters
+        ----------
+        key
+            Stream of the fabrication.
+        converters
+            How many.
+
+        Examples
+        --------
+        >>> ADC(bits=2).transfer(Key.of(seed=0)).edges
+        tensor([[-0.5000,  0.5000]])
+        >>> from devices.architectures import SAR
+        >>> uneven = ADC(bits=8, architecture=SAR(unit_sigma=0.05)).transfer(Key.of(seed=0))
+        >>> uneven.edges.shape, bool(uneven.dnl().abs().max() > 0.05), bool(uneven.inl().abs().max() > 0.05)
+        (torch.Size([1, 254]), True, True)
+        """
+        if self.architecture is None:
+            return Transfer((torch.arange(self.lowest, self.limit) + 0.5).expand(converters, -1).contiguous(), self.lowest)
+        own = 1 if self.architecture.common else converters
+        edges = self.architecture.thresholds(self.bits, own, key) + self.architecture.offsets(converters, key)
+        if self.signed:
+            edges = edges[:, 1:] - 2.0 ** (self.bits - 1)
+        return Transfer(edges.float(), self.lowest)

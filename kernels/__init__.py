@@ -1,5 +1,6 @@
 """Arrays in, arrays out: the loops that everything else is made of, each for the CPU (Numba) and for any device (torch)."""
 
+from kernels.cells import NotConvergedWarning, Verified, redraw, write_verify
 from kernels.crossbar import convert, quantize
 from kernels.philox import fill_normal_chunk
 from kernels.random import Key, bits, normal, truncated_normal, uniform
@@ -11,6 +12,8 @@ __all__ = [
     "Key",
     "MeanField",
     "NonlinearSolution",
+    "NotConvergedWarning",
+    "Verified",
     "bits",
     "convert",
     "effective_matrix",
@@ -20,9 +23,11 @@ __all__ = [
     "normal",
     "output_variance",
     "quantize",
+    "redraw",
     "set_threads",
     "sinh_law",
     "solve_nonlinear",
     "truncated_normal",
     "uniform",
+    "write_verify",
 ]

@@ -6,13 +6,17 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, prange
 
+from kernels.comparator import error_probability
 from kernels.philox import CHUNK, fill_normal_chunk
+from kernels.search_levels import LEVELS, search_alone, search_four, search_four_noisy, search_one, search_one_noisy
 
 Line = npt.NDArray[np.float32]
 """One number for each conversion."""
 
-_LARGEST_NORMAL: Final = np.float32(6.7)
-"""No Gaussian of `kernels.random` is larger, so a comparison further away than this many sigma needs no draw."""
+COMPARISON_CHUNKS: Final = 2**20
+"""Chunks of a stream between the draws of one comparison and of the next: more than any tensor has."""
+_BLOCK: Final = 32
+_HALF: Final = np.float32(0.5)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -76,6 +80,143 @@ def _discharge(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _compare(
+    r: Line,
+    side: Line,
+    first: Line,
+    level: Line,
+    used: npt.NDArray[np.int32],
+    sigma: np.float32,
+    near: np.float32,
+    stream: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    lanes: npt.NDArray[np.int64],
+    levels: npt.NDArray[np.float64],
+    pair: int,
+    plane: int,
+    count: int,
+) -> None:
+    """Write the sign of each difference as the comparator sees it to `side`, 1 or -1; a difference of zero is positive.
+
+    A conversion's first comparison within `near` takes its draw from `first` and marks it in `used`; a later one takes that of chunk
+    `plane` of the stream. Beyond, the candidates of comparison `pair` flip with the rest of their probability.
+    """
+    again = np.int32(0)
+    for lane in range(count):
+        again |= used[lane] if abs(r[lane]) <= near else np.int32(0)
+    if again != 0:
+        fill_normal_chunk(stream[0], stream[1], stream[2], stream[3], plane, level)
+        for lane in range(count):
+            value = r[lane]
+            noise = level[lane] if used[lane] != 0 else first[lane]
+            decided = value + noise * sigma if abs(value) <= near else value
+            side[lane] = np.float32(1.0) if decided >= 0 else np.float32(-1.0)
+    else:
+        for lane in range(count):
+            value = r[lane]
+            decided = value + first[lane] * sigma if abs(value) <= near else value
+            side[lane] = np.float32(1.0) if decided >= 0 else np.float32(-1.0)
+    for lane in range(count):
+        used[lane] = np.int32(1) if abs(r[lane]) <= near else used[lane]
+    for place in range(starts[pair], starts[pair + 1]):
+        lane = lanes[place]
+        if lane < count and abs(r[lane]) > near and error_probability(np.float64(r[lane]) / np.float64(sigma)) > levels[place]:
+            side[lane] = -side[lane]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _search_chunk(
+    r: Line,
+    first: Line,
+    level: Line,
+    used: npt.NDArray[np.int32],
+    twice: npt.NDArray[np.int32],
+    code: Line,
+    origin: Line,
+    steps: npt.NDArray[np.float32],
+    sigma: np.float32,
+    near: np.float32,
+    streams: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    lanes: npt.NDArray[np.int64],
+    levels: npt.NDArray[np.float64],
+    chunk: int,
+    count: int,
+) -> None:
+    """Write the code of a binary search whose steps are the same for all vectors, a few levels a pass.
+
+    A pass has one draw for each conversion. One that needs a second before the last comparison, or is a candidate, is searched again alone.
+    """
+    count_steps, columns = steps.shape[1], steps.shape[2]
+    noisy = sigma > 0
+    flat = steps.reshape(-1)
+    code[:count] = np.float32(0.0)
+    if noisy:
+        twice[:count] = 0
+        origin[:count] = r[:count]
+    position = 0
+    while position < count:
+        column = (chunk * CHUNK + position) % columns
+        length = min(columns - column, count - position)
+        values = r[position : position + length]
+        codes = code[position : position + length]
+        draws = first[position : position + length]
+        marks = used[position : position + length]
+        conflicts = twice[position : position + length]
+        k = 0
+        while k < count_steps:
+            weight = np.float32(2.0 ** (count_steps - 1 - k))
+            above = flat[k * columns + column :]
+            below = flat[(count_steps + k) * columns + column :]
+            if count_steps - k >= LEVELS:
+                if noisy:
+                    search_four_noisy(values, codes, draws, marks, conflicts, above, below, columns, weight, sigma, near)
+                else:
+                    search_four(values, codes, draws, marks, conflicts, above, below, columns, weight, sigma, near)
+                k += LEVELS
+            else:
+                if noisy:
+                    search_one_noisy(values, codes, draws, marks, conflicts, above, below, columns, weight, sigma, near)
+                else:
+                    search_one(values, codes, draws, marks, conflicts, above, below, columns, weight, sigma, near)
+                k += 1
+        position += length
+    if noisy:
+        again = np.int32(0)
+        for lane in range(count):
+            again |= used[lane] if abs(r[lane]) <= near else np.int32(0)
+        if again != 0:
+            plane = count_steps * COMPARISON_CHUNKS + chunk
+            fill_normal_chunk(streams[2, 0], streams[2, 1], streams[2, 2], streams[2, 3], plane, level)
+        for lane in range(count):
+            noise = level[lane] if used[lane] != 0 else first[lane]
+            decided = r[lane] + noise * sigma if abs(r[lane]) <= near else r[lane]
+            code[lane] += _HALF if decided >= 0 else -_HALF
+        pair = chunk * (count_steps + 1)
+        for place in range(starts[pair], starts[pair + count_steps + 1]):
+            if lanes[place] < count:
+                twice[lanes[place]] = 1
+        words = np.empty(2, np.uint32)
+        scratch = np.empty(2, np.float32)
+        for block in range(0, count, _BLOCK):
+            last = min(block + _BLOCK, count)
+            marked = np.int32(0)
+            for lane in range(block, last):
+                marked |= twice[lane]
+            if marked != 0:
+                for lane in range(block, last):
+                    if twice[lane] != 0:
+                        column = (chunk * CHUNK + lane) % columns
+                        code[lane] = search_alone(
+                            origin[lane], first[lane], steps, column, sigma, near, streams[2], COMPARISON_CHUNKS, chunk, lane,
+                            starts, lanes, levels, words, scratch,
+                        )  # fmt: skip
+    else:
+        for lane in range(count):
+            code[lane] += _HALF if r[lane] >= 0 else -_HALF
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def read_chunks(
     values: Line,
     steps: Line,
@@ -84,6 +225,9 @@ def read_chunks(
     room_positive: Line,
     room_negative: Line,
     streams: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    lanes: npt.NDArray[np.int64],
+    levels: npt.NDArray[np.float64],
     factors: tuple[np.float32, ...],
     ramp: bool,
     out: Line,
@@ -92,15 +236,21 @@ def read_chunks(
     last: int,
 ) -> None:
     """Digitize chunks `first` to `last - 1`; the arguments are those of `kernels.macro.read_bit_lines`, flat."""
-    gain, half, sampling, comparator, scale = factors
+    gain, half, sampling, comparator, near, scale = factors
     columns = steps.shape[2]
     count_steps = steps.shape[1]
     limited = room_positive.size > 0
     r = np.empty(CHUNK, np.float32)
     noise = np.zeros(CHUNK, np.float32)
+    level = np.zeros(CHUNK, np.float32)
+    used = np.zeros(CHUNK, np.int32)
     code = np.empty(CHUNK, np.float32)
     side = np.empty(CHUNK, np.float32)
+    start_side = np.empty(CHUNK, np.float32)
     taken = np.empty(CHUNK, np.float32)
+    twice = np.zeros(CHUNK, np.int32)
+    origin = np.empty(CHUNK, np.float32)
+    plain = not (ramp or limited or jitter.size)
     rooms_p = np.empty(CHUNK, np.float32)
     rooms_n = np.empty(CHUNK, np.float32)
     lowest = np.float32(1.0 - 2.0**count_steps)
@@ -131,83 +281,67 @@ def read_chunks(
         if limited:
             rooms_p[:count] = room_positive[start : start + count]
             rooms_n[:count] = room_negative[start : start + count]
-        if ramp:
-            _ramp_chunk(r, noise, code, side, steps, jitter, rooms_p, rooms_n, limited, streams, comparator, chunk, start, count)
-        else:
-            code[:count] = np.float32(0.0)
-            for k in range(count_steps + 1):
-                weight = np.float32(2.0 ** (count_steps - 1 - k))
-                if comparator > 0:
-                    fill_normal_chunk(streams[1 + k, 0], streams[1 + k, 1], streams[1 + k, 2], streams[1 + k, 3], chunk, noise)
+        if comparator > 0:
+            fill_normal_chunk(streams[1, 0], streams[1, 1], streams[1, 2], streams[1, 3], chunk, noise)
+            used[:count] = 0
+        if plain:
+            _search_chunk(r, noise, level, used, twice, code, origin, steps, comparator, near, streams, starts, lanes, levels, chunk, count)
+            if half > 0:
+                for lane in range(count):
+                    shifted = code[lane] - half
+                    code[lane] = lowest if shifted < lowest else shifted
+            _deliver(code, scale, out[start : start + count], accumulate, count)
+            continue
+        remaining = count
+        for k in range(count_steps + 1):
+            if comparator > 0:
+                pair = chunk * (count_steps + 1) + k
+                plane = k * COMPARISON_CHUNKS + chunk
+                _compare(r, side, noise, level, used, comparator, near, streams[2], starts, lanes, levels, pair, plane, count)
+            else:
+                for lane in range(count):
+                    side[lane] = np.float32(1.0) if r[lane] >= 0 else np.float32(-1.0)
+            if ramp:
+                if k == 0:
                     for lane in range(count):
-                        side[lane] = np.float32(1.0) if r[lane] + noise[lane] * comparator >= 0 else np.float32(-1.0)
-                        code[lane] += weight * side[lane]
+                        start_side[lane] = side[lane]
+                        code[lane] = np.float32(0.0)
                 else:
                     for lane in range(count):
-                        side[lane] = np.float32(1.0) if r[lane] >= 0 else np.float32(-1.0)
+                        if code[lane] == 0 and side[lane] != start_side[lane]:
+                            code[lane] = start_side[lane] * np.float32(k - 0.5)
+                            remaining -= 1
+                if remaining == 0:
+                    break
+            else:
+                weight = np.float32(2.0 ** (count_steps - 1 - k))
+                if k == 0:
+                    for lane in range(count):
+                        code[lane] = weight * side[lane]
+                else:
+                    for lane in range(count):
                         code[lane] += weight * side[lane]
-                if k < count_steps:
-                    _discharge(r, side, taken, steps, jitter, rooms_p, rooms_n, limited, k, start, count)
+            if k < count_steps:
+                _discharge(r, start_side if ramp else side, taken, steps, jitter, rooms_p, rooms_n, limited, k, start, count)
+        if ramp:
+            for lane in range(count):
+                if code[lane] == 0:
+                    code[lane] = start_side[lane] * np.float32(count_steps + 0.5)
         if half > 0:
             for lane in range(count):
                 shifted = code[lane] - half
                 code[lane] = lowest if shifted < lowest else shifted
-        result = out[start : start + count]
-        if accumulate:
-            for lane in range(count):
-                result[lane] += code[lane] * scale
-        else:
-            for lane in range(count):
-                result[lane] = code[lane] * scale
+        _deliver(code, scale, out[start : start + count], accumulate, count)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _ramp_chunk(
-    r: Line,
-    noise: Line,
-    code: Line,
-    side: Line,
-    steps: Line,
-    jitter: Line,
-    rooms_p: Line,
-    rooms_n: Line,
-    limited: bool,
-    streams: npt.NDArray[np.int64],
-    comparator: np.float32,
-    chunk: int,
-    start: int,
-    count: int,
-) -> None:
-    """Discharge each conversion's higher line step by step until the comparator flips; `code` is the result."""
-    count_steps = steps.shape[1]
-    active = np.ones(count, np.uint8)
-    unused = np.zeros(count, np.float32)
-    remaining = count
-    for k in range(count_steps + 1):
-        noisy = False
-        if comparator > 0:
-            for lane in range(count):
-                if active[lane] != 0 and abs(r[lane]) <= _LARGEST_NORMAL * comparator:
-                    noisy = True
-                    break
-        if noisy:
-            fill_normal_chunk(streams[1 + k, 0], streams[1 + k, 1], streams[1 + k, 2], streams[1 + k, 3], chunk, noise)
+def _deliver(code: Line, scale: np.float32, result: Line, accumulate: bool, count: int) -> None:
+    if accumulate:
         for lane in range(count):
-            above = r[lane] >= 0
-            if noisy:
-                above = r[lane] + noise[lane] * comparator >= 0
-            if k == 0:
-                side[lane] = np.float32(1.0 if above else -1.0)
-                code[lane] = np.float32(count_steps + 0.5)
-            elif active[lane] != 0 and above != (side[lane] > 0):
-                code[lane] = np.float32(k - 0.5)
-                active[lane] = 0
-                remaining -= 1
-        if remaining == 0 or k == count_steps:
-            break
-        _discharge(r, side, unused, steps, jitter, rooms_p, rooms_n, limited, k, start, count)
-    for lane in range(count):
-        code[lane] *= side[lane]
+            result[lane] += code[lane] * scale
+    else:
+        for lane in range(count):
+            result[lane] = code[lane] * scale
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -219,6 +353,9 @@ def read_parallel(
     room_positive: Line,
     room_negative: Line,
     streams: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    lanes: npt.NDArray[np.int64],
+    levels: npt.NDArray[np.float64],
     factors: tuple[np.float32, ...],
     ramp: bool,
     out: Line,
@@ -229,7 +366,7 @@ def read_parallel(
     """Do `read_chunks` over all `chunks` with one contiguous range for each of `workers` threads."""
     for worker in prange(workers):
         read_chunks(
-            values, steps, offset, jitter, room_positive, room_negative, streams, factors, ramp, out,
+            values, steps, offset, jitter, room_positive, room_negative, streams, starts, lanes, levels, factors, ramp, out,
             accumulate, worker * chunks // workers, (worker + 1) * chunks // workers,
         )  # fmt: skip
 
@@ -260,7 +397,6 @@ def round_chunks(
         start = chunk * CHUNK
         count = min(CHUNK, values.size - start)
         x = values[start : start + count]
-        result = out[start : start + count]
         if sampling > 0:
             fill_normal_chunk(word0, word1, read_low, read_high, chunk, noise)
             for lane in range(count):
@@ -270,9 +406,4 @@ def round_chunks(
             for lane in range(count):
                 r = np.floor(np.float64(x[lane]) * gain / unit + half) + (0.5 - half)
                 code[lane] = np.float32(min(max(r, low), high))
-        if accumulate:
-            for lane in range(count):
-                result[lane] += code[lane] * scale
-        else:
-            for lane in range(count):
-                result[lane] = code[lane] * scale
+        _deliver(code, scale, out[start : start + count], accumulate, count)

@@ -31,6 +31,7 @@ def convert(
     key: Key | None = None,
     step: float = 0.0,
     limit: int = 0,
+    low: int | None = None,
     scale: float = 1.0,
     out: Values | None = None,
     accumulate: bool = False,
@@ -39,7 +40,7 @@ def convert(
     """Add read noise to analog outputs, digitize them and scale them, in one pass.
 
     With ``y = values + sqrt(variance) * normal(key, values.shape)``, the code is ``round(y / step)`` (ties to even) clipped to
-    ``[-limit, limit]``, and the result is ``code * step * scale``; without `step` it is ``y * scale``. Nothing is differentiated: gradients
+    ``[low, limit]``, and the result is ``code * step * scale``; without `step` it is ``y * scale``. Nothing is differentiated: gradients
     belong to the layer.
 
     Parameters
@@ -54,6 +55,8 @@ def convert(
         Size of one code in the unit of `values`; 0 for an ideal converter.
     limit
         Largest code, 1 to 2^24; 0 with ``step=0``.
+    low
+        Smallest code, at most 0; None for ``-limit``.
     scale
         Factor of the result, as ``2**(bits * slice)`` in a shift-add.
     out
@@ -95,9 +98,11 @@ def convert(
         raise ValueError(f"Argument `limit` must be from 1 to 2**24 with a `step`, but got {limit}; do pass the largest code of the ADC.")
     if not step and limit:
         raise ValueError(f"Argument `limit` must be 0 without a `step`, but got {limit}; do pass both, or neither for no ADC.")
+    if low is not None and not -_LARGEST_CODE <= low <= 0:
+        raise ValueError(f"Argument `low` must be from -2**24 to 0, but got {low}; do pass the smallest code of the ADC, or None.")
     if not math.isfinite(scale):
         raise ValueError(f"Argument `scale` must be finite, but got {scale}; do pass the weight of the slice.")
-    return _run(values, variance, key or _NO_KEY, (step, step), (-limit, limit), scale, out, accumulate, backend)
+    return _run(values, variance, key or _NO_KEY, (step, step), (-limit if low is None else low, limit), scale, out, accumulate, backend)
 
 
 def quantize(

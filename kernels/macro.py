@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from kernels.bit_lines import read_chunks, read_parallel, round_chunks
-from kernels.philox import CHUNK
+from kernels.bit_lines import COMPARISON_CHUNKS, read_chunks, read_parallel, round_chunks
+from kernels.comparator import NEAR, candidates
+from kernels.philox import CHUNK, NORMAL, torch_draws
 from kernels.random import Backend, Key, normal, use_numba, worker_count
 
 Readout = Literal["binary_search", "ramp"]
@@ -21,6 +22,7 @@ Readout = Literal["binary_search", "ramp"]
 _NO_KEY: Final = Key(0, 0)
 _EMPTY: Final = np.empty(0, np.float32)
 _EMPTY_2: Final = np.empty((0, 0), np.float32)
+_NO_CANDIDATES: Final = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float64))
 
 
 def read_bit_lines(
@@ -130,7 +132,7 @@ def read_bit_lines(
     if accumulate and out is None:
         raise ValueError("Argument `out` must be given with `accumulate=True`, but got None; do pass the tensor to add to.")
     result = torch.empty_like(values, requires_grad=False) if out is None else out
-    numbers = (gain, 0.5 if tread else 0.0, sampling_sigma, comparator_sigma, scale)
+    numbers = (gain, 0.5 if tread else 0.0, sampling_sigma, comparator_sigma, NEAR * comparator_sigma, scale)
     stream = key or _NO_KEY
     if not use_numba(values.device, backend):
         codes = _read_torch(values, steps, offset, jitter, rooms, stream, numbers, readout)
@@ -145,14 +147,15 @@ def read_bit_lines(
             _EMPTY if rooms is None else _numpy(rooms[0]).reshape(-1),
             _EMPTY if rooms is None else _numpy(rooms[1]).reshape(-1),
         )
-        streams = _streams(stream, count + 1, numbers)
+        streams = np.array([one.words() for one in _streams(stream, sampling_sigma, comparator_sigma)], np.int64)
+        found = candidates(stream, chunks, count + 1) if comparator_sigma else _NO_CANDIDATES
         factors = tuple(np.float32(number) for number in numbers)
         target = _numpy(result).reshape(-1)
         workers = worker_count(chunks)
         if workers > 1:
-            read_parallel(*flat, streams, factors, readout == "ramp", target, accumulate, chunks, workers)
+            read_parallel(*flat, streams, *found, factors, readout == "ramp", target, accumulate, chunks, workers)
         else:
-            read_chunks(*flat, streams, factors, readout == "ramp", target, accumulate, 0, chunks)
+            read_chunks(*flat, streams, *found, factors, readout == "ramp", target, accumulate, 0, chunks)
     return result
 
 
@@ -167,15 +170,10 @@ def _numpy(tensor: Tensor) -> npt.NDArray[np.float32]:
     return array
 
 
-def _comparison_key(key: Key, comparison: int) -> Key:
-    return key.fold("comparison", comparison)
-
-
-def _streams(key: Key, comparisons: int, numbers: tuple[float, ...]) -> npt.NDArray[np.int64]:
-    """Return the words of the streams, one row a stream: that of the sampled noise, then that of each comparison."""
-    keys = [key.fold("sampling") if numbers[2] else _NO_KEY]
-    keys += [_comparison_key(key, comparison) for comparison in range(comparisons)] if numbers[3] else []
-    return np.array([one.words() for one in keys], np.int64)
+def _streams(key: Key, sampling_sigma: float, comparator_sigma: float) -> tuple[Key, Key, Key]:
+    """Return the streams of the sampled noise, of a conversion's first close comparison, and of later ones; unused ones are no stream."""
+    sampled = key.fold("sampling") if sampling_sigma else _NO_KEY
+    return (sampled, key.fold("first comparison"), key.fold("comparison")) if comparator_sigma else (sampled, _NO_KEY, _NO_KEY)
 
 
 @torch.no_grad()
@@ -189,20 +187,38 @@ def _read_torch(
     numbers: tuple[float, ...],
     readout: Readout,
 ) -> Tensor:
-    gain, half, sampling, comparator, scale = (float(np.float32(number)) for number in numbers)
+    gain, half, sampling, comparator, near, scale = (float(np.float32(number)) for number in numbers)
+    sampled, first_stream, later = _streams(key, sampling, comparator)
     r = values * gain
     if offset is not None:
         r = r + offset
     r = r + half
     if sampling > 0:
-        r = r + normal(key.fold("sampling"), r.shape, r.device, backend="torch") * sampling
+        r = r + normal(sampled, r.shape, r.device, backend="torch") * sampling
     count = steps.shape[1]
     room_positive, room_negative = rooms if rooms is not None else (None, None)
+    if comparator > 0:
+        fresh = normal(first_stream, r.shape, r.device, backend="torch")
+        used = torch.zeros_like(r, dtype=torch.bool)
+        starts, lanes, levels = candidates(key, -(-r.numel() // CHUNK), count + 1)
 
     def above(comparison: int) -> Tensor:
-        if comparator > 0:
-            return (r + normal(_comparison_key(key, comparison), r.shape, r.device, backend="torch") * comparator) >= 0
-        return r >= 0
+        if comparator == 0:
+            return r >= 0
+        nonlocal used
+        close = r.abs() <= near
+        again = torch_draws(NORMAL, *later.words(), r.numel(), r.device, comparison * COMPARISON_CHUNKS).view(r.shape)
+        up = torch.where(close, r + torch.where(used, again, fresh) * comparator, r) >= 0
+        used = used | close
+        pairs = np.arange(comparison, starts.size - 1, count + 1)
+        places = np.concatenate([np.empty(0, np.int64), *(np.arange(starts[pair], starts[pair + 1]) for pair in pairs)])
+        where = np.repeat(np.arange(pairs.size), starts[pairs + 1] - starts[pairs]) * CHUNK + lanes[places]
+        inside = where < r.numel()
+        chosen = torch.from_numpy(where[inside]).to(r.device)
+        margin = r.flatten()[chosen].double()
+        wrong = 0.5 * torch.erfc((margin / comparator).abs() * math.sqrt(0.5)) > torch.from_numpy(levels[places][inside]).to(r.device)
+        up.view(-1)[chosen] ^= wrong & (margin.abs() > near)
+        return up
 
     def step(k: int, up: Tensor) -> Tensor:
         nonlocal room_positive, room_negative

@@ -103,25 +103,25 @@ def _box_muller(
     first: npt.NDArray[np.float32],
     second: npt.NDArray[np.float32],
 ) -> None:
-    """Turn two planes of words into two planes of normals; `radius_words` is overwritten."""
+    """Turn words into as many pairs of normals; `radius_words` is overwritten."""
     # Four short loops with disjoint inputs and outputs (the outputs double as scratch), so that each becomes SIMD code.
     first_bits = first.view(np.int32)
     second_bits = second.view(np.int32)
     exponents = radius_words.view(np.int32)
-    for lane in range(PLANE):
+    for lane in range(first.size):
         first[lane] = (np.float32(np.int32(radius_words[lane] >> _SHIFT_1)) + _HALF) * _TINY
-    for lane in range(PLANE):
+    for lane in range(first.size):
         shifted = np.int32(first_bits[lane] - _ROOT_HALF_BITS)
         exponents[lane] = np.int32(shifted >> _SHIFT_23)
         second_bits[lane] = np.int32(np.int32(shifted & _MANTISSA) + _ROOT_HALF_BITS)
-    for lane in range(PLANE):
+    for lane in range(first.size):
         mantissa = second[lane]
         s = (mantissa - _ONE) / (mantissa + _ONE)
         z = s * s
         series = _ONE + z * (_LOG_3 + z * (_LOG_5 + z * (_LOG_7 + z * _LOG_9)))
         logarithm = np.float32(exponents[lane]) * _LN_2 + (s + s) * series
         first[lane] = np.sqrt(_MINUS_TWO * logarithm)
-    for lane in range(PLANE):
+    for lane in range(first.size):
         word = angle_words[lane]
         quadrant = np.int32(word >> _SHIFT_30)
         angle = np.float32(np.int32(np.int32(word & _LOW_30) - _HALF_QUADRANT)) * _ANGLE
@@ -171,6 +171,52 @@ def fill_normal_chunk(word0: int, word1: int, read_low: int, read_high: int, chu
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def normal_at(
+    word0: int,
+    word1: int,
+    read_low: int,
+    read_high: int,
+    chunk_index: int,
+    lane: int,
+    words: npt.NDArray[np.uint32],
+    pair: npt.NDArray[np.float32],
+) -> float:
+    """Return one of the normals that `fill_normal_chunk` writes, the same bits: for the few that are needed alone.
+
+    The other parameters are as there; `words` and `pair` are scratch of two entries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> out = np.empty(1024, np.float32)
+    >>> fill_normal_chunk(1, 2, 0, 0, 3, out)
+    >>> bool(normal_at(1, 2, 0, 0, 3, 700, np.empty(2, np.uint32), np.empty(2, np.float32)) == out[700])
+    True
+    """
+    block = np.uint64(chunk_index) * np.uint64(PLANE) + np.uint64(lane % PLANE)
+    c0 = block & _MASK
+    c1 = block >> _SHIFT_32
+    c2 = np.uint64(read_low)
+    c3 = np.uint64(read_high)
+    k0 = np.uint64(word0)
+    k1 = np.uint64(word1)
+    for _ in range(_ROUNDS):
+        product_0 = c0 * _MULTIPLIER_0
+        product_1 = c2 * _MULTIPLIER_1
+        c0 = (product_1 >> _SHIFT_32) ^ c1 ^ k0
+        c1 = product_1 & _MASK
+        c2 = (product_0 >> _SHIFT_32) ^ c3 ^ k1
+        c3 = product_0 & _MASK
+        k0 = (k0 + _INCREMENT_0) & _MASK
+        k1 = (k1 + _INCREMENT_1) & _MASK
+    upper = lane >= 2 * PLANE
+    words[0] = c2 if upper else c0
+    words[1] = c3 if upper else c1
+    _box_muller(words[:1], words[1:], pair[:1], pair[1:])
+    return pair[lane // PLANE % 2]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def fill_uniform_chunk(word0: int, word1: int, read_low: int, read_high: int, chunk_index: int, out: npt.NDArray[np.float32]) -> None:
     """Write the 1024 uniforms of one chunk of a stream; parameters as for `fill_normal_chunk`."""
     words = np.empty(CHUNK, np.uint32)
@@ -213,15 +259,17 @@ def fill_chunks_parallel(
         fill_chunks(kind, word0, word1, read_low, read_high, out, worker * chunks // workers, (worker + 1) * chunks // workers)
 
 
-def torch_draws(kind: int, word0: int, word1: int, read_low: int, read_high: int, count: int, device: torch.device) -> Tensor:
-    """Return the first `count` draws of a stream as a 1-D tensor on `device`: the bits of `fill_chunks`, in torch operations.
+def torch_draws(
+    kind: int, word0: int, word1: int, read_low: int, read_high: int, count: int, device: torch.device, first_chunk: int = 0
+) -> Tensor:
+    """Return `count` draws of a stream as a 1-D tensor on `device`: the bits of `fill_chunks`, in torch operations.
 
-    `kind` is `UNIFORM` or `NORMAL` (float32), or `WORDS` (int64).
+    `kind` is `UNIFORM` or `NORMAL` (float32), or `WORDS` (int64); draws start at chunk `first_chunk`.
     """
     chunks = -(-count // CHUNK)
     pieces = []
     for first in range(0, chunks, _TORCH_BLOCK):
-        words = _torch_words(word0, word1, read_low, read_high, first, min(_TORCH_BLOCK, chunks - first), device)
+        words = _torch_words(word0, word1, read_low, read_high, first_chunk + first, min(_TORCH_BLOCK, chunks - first), device)
         if kind == WORDS:
             pieces.append(words.reshape(-1))
         elif kind == UNIFORM:

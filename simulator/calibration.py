@@ -173,6 +173,46 @@ def full_scale(converter: Converter, observer: RangeObserver | None) -> float | 
     return observer.maximum if converter.range_policy == "maximum" else observer.percentile(converter.percentile)
 
 
+class ColumnObserver:
+    """A `RangeObserver` for each column.
+
+    Examples
+    --------
+    >>> from devices import ADC
+    >>> observer = ColumnObserver()
+    >>> observer.add(torch.tensor([[0.5, -2.0], [0.1, 0.2]]))
+    >>> observer.full_scales(ADC())
+    tensor([2.0000, 0.2000])
+    """
+
+    def __init__(self) -> None:
+        self.columns: list[RangeObserver] = []
+
+    def add(self, values: Tensor) -> None:
+        """Count the magnitudes of a tensor of shape (columns, ...)."""
+        if not self.columns:
+            self.columns = [RangeObserver() for _ in values]
+        for observer, column in zip(self.columns, values, strict=True):
+            observer.add(column)
+
+    def full_scales(self, converter: Converter) -> Tensor | None:
+        """Return each column's full scale, or None where all are taken from each batch; a column without currents gets the largest."""
+        found = [full_scale(converter, observer) for observer in self.columns]
+        given = [one for one in found if one is not None]
+        if not given:
+            return torch.tensor([converter.fixed_range]) if converter.range_policy == "fixed" else None
+        return torch.tensor([max(given) if one is None else one for one in found])
+
+    def describe(self, layer: str, name: str, converter: Converter, chosen: "float | Tensor | None") -> "ConverterRange":
+        """Return a row for all columns: the largest full scale, and the share clipped of all observations."""
+        count = sum(observer.observations for observer in self.columns)
+        if chosen is None or not count:
+            return ConverterRange(layer, name, "per_batch" if chosen is None else converter.range_policy, None, None, count)
+        scales = torch.as_tensor(chosen).expand(len(self.columns)).tolist()
+        clipped = sum(observer.share_above(full) * observer.observations for observer, full in zip(self.columns, scales, strict=True))
+        return ConverterRange(layer, name, converter.range_policy, max(scales), clipped / count, count)
+
+
 @dataclass(frozen=True)
 class ConverterRange:
     """What calibration chose for one converter of a layer.
@@ -182,11 +222,12 @@ class ConverterRange:
     layer
         Qualified name of the layer.
     converter
-        ``DAC`` or ``ADC``, with the number of the slice where weights have several.
+        ``DAC`` or ``ADC``, with the number of the slice where weights have several; ``by column`` where each column has its own.
     policy
         Where the full scale comes from; ``per_batch`` also where there were no data for another policy.
     full_scale
-        In units of the layer's input (DAC), or of input times weight code (ADC); None where each batch has its own.
+        In units of the layer's input (DAC), or of input times weight code (ADC; of input digit times weight code where inputs have slices
+        that are converted one by one); None where each batch has its own. Of columns the largest.
     clipped_share
         Share of the observations beyond the full scale; None where there were none.
     observations

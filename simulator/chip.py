@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,20 +10,26 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from devices.base import Cost
+from devices.base import Cost, Hardware
 from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
 from simulator.calibration import range_frame
-from simulator.capture import without_fast_path
+from simulator.capture import Contraction, capture, plain_kernels, without_fast_path
+from simulator.conversions import conversion_costs, conversion_frame, conversions
 from simulator.costing import cost_frame
-from simulator.coverage import CoverageRow
+from simulator.coverage import CoverageRow, names_in_model
+from simulator.dataflow import Edge
+from simulator.digital_arithmetic import DigitalArithmetic, rounds
+from simulator.digital_costs import digital_costs
 from simulator.hardware import HardwareLayer, Mode, in_mode
 from simulator.routing import Router
+from simulator.run_time import RunTimeProducts, RunTimeRouter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from simulator.diagnosis import Probe
+    from simulator.tiles import Tile
 
 
 class Chip(nn.Module):
@@ -45,9 +51,19 @@ class Chip(nn.Module):
         What the compiler could not do as asked.
     seed
         Seed of training noise and of the first programming.
+    digital
+        What computes beside the layers on hardware; None is the host in float32.
     """
 
-    def __init__(self, model: nn.Module, routed: list[HardwareLayer], rows: list[CoverageRow], warnings: list[str], seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        routed: list[HardwareLayer],
+        rows: list[CoverageRow],
+        warnings: list[str],
+        seed: int,
+        digital: Hardware | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.routed = nn.ModuleList(routed)
@@ -55,6 +71,10 @@ class Chip(nn.Module):
         self.register_load_state_dict_post_hook(_settle)  # type: ignore[no-untyped-call]
         self._rows = rows
         self.warnings = warnings
+        self.digital = digital
+        self.run_time = nn.ModuleList()
+        self._edges: tuple[Edge, ...] = ()
+        self._costs: list[Cost] | None = None
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """Call the model; in eval mode on one torch thread, so that bits do not depend on the number of threads."""
@@ -67,16 +87,29 @@ class Chip(nn.Module):
         device = next(self.parameters()).device.type
         if torch.is_autocast_enabled(device):
             raise RuntimeError(f"A chip must be called outside of torch.autocast, but autocast is on for {device}: codes need float32")
-        with without_fast_path():
-            if not self.routed:
-                return self.model(*inputs, **keywords)
-            with Router(layer for layer in self.routed if isinstance(layer, HardwareLayer)):
-                return self.model(*inputs, **keywords)
+        with ExitStack() as stack:
+            stack.enter_context(without_fast_path())
+            if self.routed:
+                stack.enter_context(Router(layer for layer in self.routed if isinstance(layer, HardwareLayer)))
+            reads = all(layer.mode is Mode.HARDWARE for layer in self.layers.values())
+            if self._costs is not None or (reads and (rounds(self.digital) or self.run_time)):
+                stack.enter_context(plain_kernels())
+                router: RunTimeRouter | None = None
+                if self.run_time:
+                    router = RunTimeRouter(self.model, self.products_on_hardware, self._costs)
+                    stack.enter_context(router.following())
+                stack.enter_context(DigitalArithmetic(self.digital if self._costs is None else None, router))
+            return self.model(*inputs, **keywords)
 
     @property
     def layers(self) -> dict[str, HardwareLayer]:
         """The layers on hardware by their qualified names."""
         return {module.name: module for module in self.modules() if isinstance(module, HardwareLayer)}
+
+    @property
+    def products_on_hardware(self) -> list[RunTimeProducts]:
+        """Products on hardware whose weights are made at run time, as in attention: written at every call."""
+        return [module for module in self.run_time if isinstance(module, RunTimeProducts)]
 
     @property
     def macs(self) -> int:
@@ -92,6 +125,7 @@ class Chip(nn.Module):
         frame = pd.DataFrame([asdict(row) for row in rows])
         frame["macs"] = frame["macs"].astype("Int64")
         frame["arrays"] = frame["arrays"].astype("Int64")
+        frame["vectors"] = frame["vectors"].astype("Int64")
         frame["utilization"] = frame["utilization"].astype("float64")
         return frame
 
@@ -99,6 +133,19 @@ class Chip(nn.Module):
     def ranges(self) -> pd.DataFrame:
         """What calibration chose: ``layer``, ``converter``, ``policy``, ``full_scale``, ``clipped_share``, ``observations``."""
         return range_frame(one for layer in self.layers.values() for one in layer.ranges)
+
+    @property
+    def conversions(self) -> pd.DataFrame:
+        """Where numbers pass from one hardware to another with the example inputs, and what they become there.
+
+        A row for each flow: ``source``, ``target``, ``source_hardware``, ``target_hardware``, ``values``, ``source_format``,
+        ``target_format``, and the digital operations on the way (``via``).
+        """
+        return conversion_frame(conversions(self._edges, self.layers, self.digital, self._products()))
+
+    def _products(self) -> dict[tuple[str, str], str]:
+        """Return the hardware of products that are made at run time, by module and function."""
+        return {(one.site.layer, one.site.function): one.place.hardware for one in self.products_on_hardware}
 
     def floorplan(self) -> "Figure":
         """Return a picture of every array with its filled part, colored and numbered by layer."""
@@ -133,7 +180,7 @@ class Chip(nn.Module):
         for name, value in (("seed", seed), ("trial", trial)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"Argument `{name}` must be an integer of at least 0, but got {value!r}")
-        for layer in self.layers.values():
+        for layer in (*self.layers.values(), *self.products_on_hardware):
             layer.program(seed, trial)
         return self
 
@@ -173,8 +220,13 @@ class Chip(nn.Module):
         for layer in layers:
             layer.start_calibration()
         with in_mode(self, Mode.CALIBRATE), _evaluating(self), torch.no_grad(), one_thread():
-            for batch in batches:
-                self._call(batch.inputs, batch.keywords)
+            passes = max((layer.calibration_passes for layer in layers), default=1)
+            kept = list(batches) if passes > 1 else batches
+            for number in range(passes):
+                for layer in layers:
+                    layer.next_calibration_pass(number)
+                for batch in kept:
+                    self._call(batch.inputs, batch.keywords)
         found = [warning for layer in layers for warning in layer.finish_calibration(source)]
         self.warnings = [warning for warning in self.warnings if "range policy" not in warning] + found
 
@@ -190,28 +242,56 @@ class Chip(nn.Module):
 
         return probe(self, data, seed=seed, seconds=seconds)
 
+    def tiles(self, layer: str | None = None) -> Iterator["Tile"]:
+        """Yield the arrays of the crossbars as their cells stand, of one layer or of all: see `simulator.Tile`."""
+        from simulator.tiles import tiles_of  # here, because that module imports the families
+
+        return tiles_of(self, layer)
+
+    def tile(self, layer: str, index: int = 0) -> "Tile":
+        """Return one array of a layer on crossbars, as its cells stand: conductances, currents, and its circuit for SPICE."""
+        from simulator.tiles import tile_of
+
+        return tile_of(self, layer, index)
+
     def cost(self, *inputs: Any, **keywords: Any) -> pd.DataFrame:
         """Return the cost of one call: energy_j, latency_s, area_m2 per layer and term; a constant that was not given is NaN."""
-        rows: list[Cost] = []
-        names = {id(module): name or "model" for name, module in self.model.named_modules()}
+        on_hardware: dict[str, list[Cost]] = {}
 
         def record(module: nn.Module, arguments: tuple[Any, ...], outputs: Any) -> None:
-            if isinstance(module, HardwareLayer):
-                rows.extend(module.cost(arguments[0], outputs))
-            elif not isinstance(module, nn.Identity | nn.ModuleList):
-                elements = outputs.numel() if isinstance(outputs, Tensor) else None
-                note = "not given: the host's constants; operations counts output elements"
-                rows.append(Cost(layer=names[id(module)], hardware="host", term=type(module).__name__, operations=elements, note=note))
+            assert isinstance(module, HardwareLayer)
+            on_hardware.setdefault(module.name, []).extend(module.cost(arguments[0], outputs))
 
-        leaves = [module for module in self.modules() if isinstance(module, HardwareLayer) or not any(module.children())]
-        hooks = [module.register_forward_hook(record) for module in leaves]
+        layers = self.layers
+        hooks = [layer.register_forward_hook(record) for layer in layers.values()]
         try:
-            with self.reference(), torch.no_grad(), one_thread():
-                self._call(inputs, keywords)
+            self._costs = []
+            with self.reference():
+                found = capture(self, Batch(inputs, dict(keywords)))
+            written = self._costs
         finally:
+            self._costs = None
             for hook in hooks:
                 hook.remove()
-        return cost_frame(rows)
+        for name in layers.keys() - on_hardware.keys():
+            note = "not called with these inputs: neither its area nor what it takes at rest is counted"
+            on_hardware[name] = [Cost(layer=name, hardware=layers[name].placement.hardware, term="not called", note=note)]
+        names = names_in_model(self.model)
+        placed = {(one.site.layer, one.site.function) for one in self.products_on_hardware}
+
+        def is_elsewhere(one: Contraction) -> bool:
+            return one.inside_hardware or (not one.parameters and (names.get(one.module, one.module), one.function) in placed)
+
+        rows = [*written, *conversion_costs(layers, found, self.digital), *digital_costs(found, names, self.digital, is_elsewhere)]
+        by_layer: dict[str, list[Cost]] = {}
+        for row in rows:
+            by_layer.setdefault(row.layer, []).append(row)
+        for name, several in on_hardware.items():
+            by_layer[name] = [*several, *by_layer.get(name, [])]
+        order = {name or "model": index for index, (name, _) in enumerate(self.model.named_modules())}
+        order |= {module.name: index for index, module in enumerate(self.model.modules()) if isinstance(module, HardwareLayer)}
+        ordered = sorted(by_layer, key=lambda name: order.get(name, len(order)))
+        return cost_frame(row for name in ordered for row in by_layer[name])
 
 
 def _settle(chip: nn.Module, incompatible: Any) -> None:

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from simulator.link.commands import register as register_link
+
 
 def _examples(*commands: str) -> str:
     return "\n\n".join(f"Example: inloop {command}" for command in commands)
@@ -137,6 +139,38 @@ def bench_command(
     function = found[name].load()
     sys.argv = [f"inloop bench {name}", *context.args, *(["--json"] if json_only else [])]
     function()
+
+
+register_link(application)
+
+
+@application.command(
+    "import",
+    short_help="Make a preset of a configuration of aihwkit or CrossSim.",
+    epilog=_examples("import rpu_config.txt --out mine.toml", "import crosssim_parameters.json --json"),
+)
+def import_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON, a printed rpu_config (.txt), or the Python that assigns it.")],
+    out: Annotated[Path | None, typer.Option(help="Preset to write. Default: none, the list only.")] = None,
+    json_only: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a preset of another simulator's configuration, and list what has no counterpart; nothing in the file is executed."""
+    from simulator.importing import import_design
+    from simulator.results import ResultsFolder
+
+    if out is not None and out.exists():
+        raise ValueError(f"preset {str(out)!r} must not be there yet, but exists; choose another name")
+    found = import_design(file)
+    if out is not None:
+        ResultsFolder(out.parent).write(out.name, found.to_toml())
+    rows = found.frame.astype({"value": str}).to_dict("records")
+    if json_only:
+        print(json.dumps({"simulator": found.simulator, "design": found.design.to_toml_dict(), "fields": rows}, indent=2))
+        return
+    _print_table(rows, title=f"{found.source}: a configuration of {found.simulator}")
+    if out is not None:
+        _console().print(f'preset: {out}; use it as RRAMCrossbar.preset("{out}")', highlight=False, markup=False, soft_wrap=True)
 
 
 def app(arguments: list[str] | None = None) -> None:

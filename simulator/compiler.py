@@ -2,21 +2,25 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from devices.base import Hardware
 from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
 from simulator.capture import Capture, capture, without_fast_path
 from simulator.chip import Chip
-from simulator.coverage import coverage_rows
+from simulator.coverage import coverage_rows, names_in_model
+from simulator.digital_arithmetic import check_digital, digital_warnings
 from simulator.folding import fold_batch_norm
 from simulator.hardware import HardwareLayer
 from simulator.lowering.wholes import is_whole, show_weights
 from simulator.placement import Candidate, Placeable, place
 from simulator.routing import Finder, Site
+from simulator.run_time import place_run_time, run_time_sites
 from simulator.weight_layers import NotMappedError, WeightView, computes_weight, is_weight_layer, weight_layer
 
 HOOKS = (
@@ -36,6 +40,7 @@ def compile(
     example_inputs: Any = (),
     example_kwargs: Mapping[str, Any] | None = None,
     calibration: Any = None,
+    digital: Hardware | None = None,
     strict: bool = False,
     seed: int = 0,
 ) -> Chip:
@@ -59,6 +64,9 @@ def compile(
         Keyword arguments of that call.
     calibration
         A loader, data set or batches on which converter ranges are chosen; targets are ignored.
+    digital
+        What computes everything else, in its number formats: a digital array (products of activations, as in attention, become
+        integer products; the rest runs on its `vector` unit if it has one) or a `VectorUnit`. None: the host, in float32.
     strict
         Refuse a model with a multiply-accumulate that lies on no hardware, or a contraction without a formula.
     seed
@@ -88,25 +96,28 @@ def compile(
     _check_model(model)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"Argument `seed` must be an integer of at least 0, but got {seed!r}")
+    check_digital(digital)
     inner = _share(model).eval()
     batches = None if calibration is None else _calibration(calibration)
     examples = _examples(example_inputs, example_kwargs)
     if examples is None and batches is not None:
         examples = next(iter(batches))
     before = None if examples is None else _first_call(inner, examples)
-    folding = fold_batch_norm(inner, {} if before is None else before.dimensions)
+    folding = fold_batch_norm(inner, {} if before is None else before.dimensions, before)
     kinds = _kinds(inner)
     inner, reasons = _show_weights(inner)
-    sites = [] if examples is None else _find_sites(inner, examples)
+    sites, made = ([], []) if examples is None else _find_sites(inner, examples)
     candidates, refusals = _candidates(inner, sites, kinds)
-    plan = place(design, candidates, refusals, seed, None if examples is None else lambda: inner(*examples.inputs, **examples.keywords))
+    plan = place(
+        design, candidates, refusals, seed, None if examples is None else lambda: inner(*examples.inputs, **examples.keywords), made
+    )
     for name, lowered in plan.layers.items():
         replaced = candidates[name].module
         if replaced is not None:
             inner = _replace(inner, replaced, lowered)
     routed = [lowered for name, lowered in plan.layers.items() if candidates[name].module is None]
     warnings = [*dict.fromkeys(folding.kept.values()), *plan.warnings]
-    chip = Chip(inner, routed, [], warnings, seed)
+    chip = Chip(inner, routed, [], warnings, seed, digital)
     if not chip.layers:
         raise ValueError(
             f"Argument `model` must have at least one layer that `design` places, but got none in {type(model).__name__}; "
@@ -114,10 +125,18 @@ def compile(
         )
     chip.eval()
     after = None
+    left: dict[tuple[str, str], str] = {}
     if examples is not None:
         with chip.reference():
             after = capture(chip, examples)
-    chip._rows = coverage_rows(chip, before, after, folding, {**reasons, **refusals, **plan.reasons})
+        run_time = run_time_sites(after.contractions, chip.model, names_in_model(chip.model))
+        placed, left = place_run_time(design, run_time, lambda pattern: any(fnmatchcase(name, pattern) for name in candidates), seed)
+        chip.run_time.extend(placed)
+        chip._edges = after.edges
+        chip.warnings += digital_warnings(after, digital)
+    chip._rows = coverage_rows(
+        chip, before, after, folding, {**reasons, **refusals, **plan.reasons}, digital, chip.products_on_hardware, left
+    )
     if before is not None and after is not None and before.macs != chip.macs:
         chip.warnings.append(f"The rows of the coverage table hold {chip.macs} MACs, but the model's call has {before.macs}")
     if strict:
@@ -167,11 +186,13 @@ def _show_weights(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     return model, reasons
 
 
-def _find_sites(model: nn.Module, examples: Batch) -> list[Site]:
-    finder = Finder(model, capture(model, examples).called)
+def _find_sites(model: nn.Module, examples: Batch) -> tuple[list[Site], list[str]]:
+    """Return parameters that functions use as weights, and names of products whose weights are made at run time."""
+    seen = capture(model, examples)
+    finder = Finder(model, seen.called)
     with torch.no_grad(), one_thread(), without_fast_path(), finder:
         model(*examples.inputs, **examples.keywords)
-    return finder.sites()
+    return finder.sites(), [site.name for site in run_time_sites(seen.contractions, model, {})]
 
 
 def _candidates(model: nn.Module, sites: list[Site], kind: Callable[[str], type[nn.Module]]) -> tuple[dict[str, Candidate], dict[str, str]]:

@@ -15,6 +15,18 @@ from kernels.threads import get_threads
 from simulator.fingerprints import PACKAGES, versions
 
 
+def inloop_version() -> str:
+    """Return the version of inloop that is installed.
+
+    Examples
+    --------
+    >>> inloop_version().count(".")
+    2
+    """
+    found: str = versions(["inloop"])["inloop"]
+    return found
+
+
 def environment(folder: Path, workers: int, command: list[str]) -> dict[str, Any]:
     """Return what a reader needs to run a study again on a like machine.
 
@@ -33,7 +45,7 @@ def environment(folder: Path, workers: int, command: list[str]) -> dict[str, Any
     "inloop run 'a b.toml'"
     """
     return {
-        "inloop": versions(["inloop"])["inloop"],
+        "inloop": inloop_version(),
         "command": shlex.join(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": sys.version.split()[0],

@@ -1,11 +1,12 @@
 """The compiler pass that folds batch norm into the layer before it, so that hardware stores one set of weights."""
 
-import operator as _operator
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
+
+from simulator.capture import Capture
 
 FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -21,13 +22,16 @@ class FoldingReport:
         Name of each batch norm that is gone, and of the layer that took it in.
     kept
         Name of each batch norm that stays, and why.
+    notes
+        How it is known that folding is safe, where that was not seen in a graph of the model.
     """
 
     folded: dict[str, str]
     kept: dict[str, str]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
-def fold_batch_norm(model: nn.Module, output_dimensions: dict[str, int]) -> FoldingReport:
+def fold_batch_norm(model: nn.Module, output_dimensions: dict[str, int], recorded: Capture | None = None) -> FoldingReport:
     """Fold every batch norm that directly and alone follows a linear layer or convolution; changes `model`.
 
     Parameters
@@ -37,6 +41,9 @@ def fold_batch_norm(model: nn.Module, output_dimensions: dict[str, int]) -> Fold
     output_dimensions
         Dimensions of the output of each layer as seen with example inputs; a linear layer is folded only where it is 2,
         because batch norm runs over axis 1, which for more dimensions is not the linear layer's output.
+    recorded
+        A call of the model: where it cannot be traced as a graph, a batch norm is folded if in this call it alone read what a layer
+        gave, nobody kept that, and no number was handed to Python, so that no other inputs of these shapes take another path.
 
     Examples
     --------
@@ -51,7 +58,11 @@ def fold_batch_norm(model: nn.Module, output_dimensions: dict[str, int]) -> Fold
         graph = fx.Tracer().trace(model)
     except Exception as error:  # tracing runs the user's own code, which may raise anything
         reason = f"batch-norm folding did not run: the model could not be captured as a graph ({type(error).__name__})"
-        return FoldingReport({}, dict.fromkeys(norms, reason))
+        if recorded is None:
+            return FoldingReport({}, dict.fromkeys(norms, f"{reason}, and there are no example_inputs to record a call with"))
+        if recorded.looks:
+            return FoldingReport({}, dict.fromkeys(norms, f"{reason}, and `{min(recorded.looks)}` looks at values in Python"))
+        return _fold_recorded(model, norms, recorded)
     modules = dict(model.named_modules())
     calls = Counter(id(modules[str(node.target)]) for node in graph.nodes if node.op == "call_module")
     folded: dict[str, str] = {}
@@ -67,9 +78,7 @@ def fold_batch_norm(model: nn.Module, output_dimensions: dict[str, int]) -> Fold
             continue
         assert isinstance(source, fx.Node)
         layer_name = str(source.target)
-        _fold(modules[layer_name], norms[name])
-        parent, _, attribute = name.rpartition(".")
-        setattr(_operator.attrgetter(parent)(model) if parent else model, attribute, nn.Identity())
+        _fold_into(model, layer_name, name)
         folded[name] = layer_name
     for name in norms.keys() - folded.keys() - kept.keys():
         kept[name] = "batch norm is never called"
@@ -89,14 +98,20 @@ def _refusal(
     layer_name = str(source.target)
     layer = modules[layer_name]
     assert isinstance(norm, NORMS)
-    if any(_has_hooks(module) for module in (layer, norm)):
-        return f"hooks hang on the batch norm or on {layer_name}, or one has a forward of its own"
     if any(node.op == "get_attr" and str(node.target).startswith((f"{layer_name}.", f"{norm_name}.")) for node in source.graph.nodes):
         return f"the model reads parameters of {layer_name} or of the batch norm elsewhere"
-    if not (norm.running_var is None or bool((norm.running_var >= 0).all())):
-        return "its running variance is negative or NaN"
     if len(source.users) > 1 or calls[id(layer)] > 1 or calls[id(norm)] > 1:
         return f"the output of {layer_name} is used elsewhere too, or a module is called twice"
+    return _mismatch(layer_name, layer, norm, output_dimensions)
+
+
+def _mismatch(layer_name: str, layer: nn.Module, norm: nn.Module, output_dimensions: dict[str, int]) -> str:
+    """Return why a batch norm that alone follows a layer cannot be folded into it, or nothing."""
+    assert isinstance(norm, NORMS)
+    if any(_has_hooks(module) for module in (layer, norm)):
+        return f"hooks hang on the batch norm or on {layer_name}, or one has a forward of its own"
+    if not (norm.running_var is None or bool((norm.running_var >= 0).all())):
+        return "its running variance is negative or NaN"
     if norm.running_mean is None or norm.running_var is None:
         return "batch norm without running statistics cannot be folded"
     assert isinstance(layer, FOLDABLE)
@@ -105,6 +120,45 @@ def _refusal(
     if isinstance(layer, nn.Linear) and output_dimensions.get(layer_name) != 2:
         return f"batch norm after {layer_name} needs example_inputs with one vector a sample to be folded"
     return ""
+
+
+def _fold_recorded(model: nn.Module, norms: dict[str, nn.Module], recorded: Capture) -> FoldingReport:
+    """Fold what a recorded call shows to be safe."""
+    modules = dict(model.named_modules())
+    several = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    folded: dict[str, str] = {}
+    kept: dict[str, str] = {}
+    for name, norm in norms.items():
+        sources = [layer for layer, watch in recorded.watched.items() if name in watch.given_to]
+        layer_name = sources[0] if len(sources) == 1 else ""
+        layer = modules.get(layer_name)
+        if name not in recorded.called:
+            kept[name] = "batch norm is not called with the example inputs"
+        elif not isinstance(layer, FOLDABLE):
+            kept[name] = "batch norm does not directly follow a linear layer or convolution"
+        else:
+            watch, own = recorded.watched[layer_name], recorded.watched.get(name)
+            foreign = sorted(reader for reader in (own.readers if own is not None else ()) if reader.startswith("parameters: "))
+            if watch.kept or watch.readers != {name} or watch.given_to != [name]:
+                kept[name] = f"the output or the parameters of {layer_name} are used elsewhere too"
+            elif watch.calls > 1 or recorded.called[name] > 1 or several[id(layer)] > 1 or several[id(norm)] > 1:
+                kept[name] = f"{layer_name} or the batch norm is called twice"
+            elif foreign:
+                kept[name] = "the model reads parameters of the batch norm elsewhere"
+            else:
+                kept[name] = _mismatch(layer_name, layer, norm, recorded.dimensions)
+        if not kept.get(name):
+            kept.pop(name)
+            _fold_into(model, layer_name, name)
+            folded[name] = layer_name
+    note = "nothing else read its input in the call with the example inputs; the model could not be captured as a graph"
+    return FoldingReport(folded, kept, dict.fromkeys(folded, note))
+
+
+def _fold_into(model: nn.Module, layer_name: str, norm_name: str) -> None:
+    _fold(model.get_submodule(layer_name), model.get_submodule(norm_name))
+    parent, _, attribute = norm_name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, nn.Identity())
 
 
 def _has_hooks(module: nn.Module) -> bool:

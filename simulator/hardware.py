@@ -1,5 +1,6 @@
 """What a compiled layer is, whatever hardware it lies on."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from devices.base import Cost
 from simulator.calibration import ConverterRange
+from simulator.operators import LinearOperator
 from simulator.weight_layers import WeightLayer, WeightView
 
 
@@ -20,6 +23,31 @@ class Mode(Enum):
     HARDWARE = "hardware"
     FLOAT = "float"
     CALIBRATE = "calibrate"
+
+
+_STATE = threading.local()
+
+
+@contextmanager
+def inside_hardware() -> Iterator[None]:
+    """Mark a block as computed by a layer on hardware."""
+    _STATE.depth = getattr(_STATE, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _STATE.depth -= 1
+
+
+def is_inside_hardware() -> bool:
+    """Return whether a layer on hardware is computing.
+
+    Examples
+    --------
+    >>> with inside_hardware():
+    ...     is_inside_hardware()
+    True
+    """
+    return bool(getattr(_STATE, "depth", 0))
 
 
 @dataclass(frozen=True)
@@ -57,7 +85,7 @@ class HardwareLayer(nn.Module, ABC):
     seed
         Seed of the noise that training sees, and of the first programming if nobody asks for another.
     layer
-        The master weights and the linear map that they are in.
+        The master weights and the linear map that they are in; None for a part that holds layers of its own.
 
     Attributes
     ----------
@@ -65,19 +93,27 @@ class HardwareLayer(nn.Module, ABC):
         What calibration chose for each converter; `finish_calibration` sets it.
     """
 
-    def __init__(self, name: str, seed: int, layer: WeightLayer) -> None:
+    def __init__(self, name: str, seed: int, layer: WeightLayer | None) -> None:
         super().__init__()
         self.name = name
         self.seed = seed
-        self.kind = layer.kind
-        self.note = layer.note
-        self.operator = layer.operator
+        held = layer or WeightLayer(type(self).__name__, LinearOperator(0), nn.Parameter(torch.empty(0)))
+        self.kind = held.kind
+        self.note = held.note
+        self.operator = held.operator
         self.mode = Mode.HARDWARE
         self.reads = 0
-        self.view = layer.weight if isinstance(layer.weight, WeightView) else None
-        self.master = layer.weight if isinstance(layer.weight, nn.Parameter) else None
-        self.bias = layer.bias
+        self.view = held.weight if isinstance(held.weight, WeightView) else None
+        self.master = held.weight if layer is not None and isinstance(held.weight, nn.Parameter) else None
+        self.bias = held.bias
         self.ranges: tuple[ConverterRange, ...] = ()
+
+    def __call__(self, *inputs: Any, **keywords: Any) -> Any:
+        """Call the layer; what it computes is its hardware's, not an operation of the digital unit beside it."""
+        if "input" in keywords:  # what torch's layers call it
+            inputs, keywords = (keywords["input"], *inputs), {name: value for name, value in keywords.items() if name != "input"}
+        with inside_hardware():
+            return super().__call__(*inputs, **keywords)
 
     @property
     def weight(self) -> Tensor:
@@ -113,6 +149,15 @@ class HardwareLayer(nn.Module, ABC):
     @abstractmethod
     def settle(self) -> None:
         """Take the master weights as they are now for those that a state just loaded was programmed from."""
+
+    @property
+    def calibration_passes(self) -> int:
+        """How often the layer has to see the calibration data; once, unless it says otherwise."""
+        return 1
+
+    def next_calibration_pass(self, number: int) -> None:
+        """Take note that a pass over the calibration data begins, the first of which is number 0."""
+        return
 
     @abstractmethod
     def start_calibration(self) -> None:

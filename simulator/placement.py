@@ -1,7 +1,7 @@
 """Which layer of a model lies on which hardware: by name, by type, by a function, or under a budget."""
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Self
@@ -115,7 +115,12 @@ class Plan:
 
 
 def place(
-    design: Any, candidates: Mapping[str, Candidate], refusals: Mapping[str, str], seed: int, call: Callable[[], object] | None
+    design: Any,
+    candidates: Mapping[str, Candidate],
+    refusals: Mapping[str, str],
+    seed: int,
+    call: Callable[[], object] | None,
+    products: Collection[str] = (),
 ) -> Plan:
     """Put the layers of a model onto hardware.
 
@@ -132,6 +137,8 @@ def place(
         Seed of the chip.
     call
         Calls the model with its example inputs, in eval mode; None where there are none.
+    products
+        Names of products whose weights are made at run time: patterns may name them, too.
 
     Raises
     ------
@@ -160,7 +167,7 @@ def place(
         isinstance(design, Mapping) and design and all(isinstance(part, Design) and not isinstance(part, Auto) for part in design.values())
     ):
         if all(isinstance(key, str) for key in design):
-            chosen, left = _by_pattern(design, candidates, refusals), "no pattern of `design` names it"
+            chosen, left = _by_pattern(design, candidates, refusals, products), "no pattern of `design` names it"
         elif all(isinstance(key, type) and issubclass(key, nn.Module) for key in design):
             chosen, left = _by_type(design, candidates), "no type of `design` is its own"
         else:
@@ -259,11 +266,13 @@ def _by_function(function: PlacementFunction, candidates: Mapping[str, Candidate
     return chosen
 
 
-def _by_pattern(design: Mapping[str, Design], candidates: Mapping[str, Candidate], refusals: Mapping[str, str]) -> dict[str, Design]:
+def _by_pattern(
+    design: Mapping[str, Design], candidates: Mapping[str, Candidate], refusals: Mapping[str, str], products: Collection[str]
+) -> dict[str, Design]:
     claims: dict[str, list[tuple[str, Design]]] = {name: [] for name in candidates}
     for pattern, part in design.items():
         matched = [name for name in candidates if fnmatch.fnmatchcase(name, pattern)]
-        if not matched:
+        if not matched and not any(fnmatch.fnmatchcase(name, pattern) for name in products):
             raise ValueError(f"Argument `design`: pattern {pattern!r} must match a layer, but {_instead(pattern, candidates, refusals)}")
         for name in matched:
             claims[name].append((repr(pattern), part))

@@ -11,10 +11,12 @@ from simulator.running import PLAIN, StudyResult
 from simulator.statistics import Interval
 
 PREFIXES = ((1e-15, "f"), (1e-12, "p"), (1e-9, "n"), (1e-6, "µ"), (1e-3, "m"), (1.0, ""))
-UNITS = {"energy_j": "J", "latency_s": "s", "area_m2": "m²", "programming_energy_j": "J"}
+UNITS = {"energy_j": "J", "static_energy_j": "J", "latency_s": "s", "interval_s": "s", "area_m2": "m²", "programming_energy_j": "J"}
 TOTAL_NAMES = {
     "energy_j": "energy of one sample",
+    "static_energy_j": "of it at rest",
     "latency_s": "latency of one sample",
+    "interval_s": "time between samples",
     "area_m2": "area",
     "programming_energy_j": "programming all weights once",
 }

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from devices import DesignError, MemoryTier, SystolicArray, TieredSocket, all_to_all_seconds, sources_of
 from devices.digital import Product, product_cost
+from simulator.costing import cost_frame
 
 FLOWS = ("output_stationary", "weight_stationary", "input_stationary")
 SIZES = st.integers(1, 7)
@@ -136,15 +137,17 @@ def test_the_slowest_of_computing_and_moving_is_the_time() -> None:
     assert rows["multiply-accumulate"].latency_s == pytest.approx(compute)
     assert rows["multiply-accumulate"].operations == 2 * product.macs == 36000
     assert rows["DRAM"].bytes == moved["DRAM"] and rows["DRAM"].energy_j == pytest.approx(moved["DRAM"] * 1e-10)
-    total = sum(row.latency_s or 0.0 for row in rows.values())
+    total = sum(row.latency_s for row in rows.values())
     assert total == pytest.approx(max(compute, moved["SRAM"] / 1e9, moved["DRAM"] / 1e8))
     assert total == pytest.approx(array.roofline_seconds(compute, moved))
-    assert rows["leakage"].energy_j == pytest.approx(0.01 * total) and rows["leakage"].static
+    assert rows["leakage"].power_watt == 0.01 and rows["leakage"].static
+    frame = cost_frame(rows.values())
+    assert frame.set_index("term").loc["leakage", "energy_j"] == pytest.approx(0.01 * total)
 
 
 def test_what_is_not_given_is_not_zero() -> None:
     rows = product_cost(SystolicArray.preset("nvdla_like"), "fc", Product(4, 4, 4))
-    assert all(row.energy_j is None and row.latency_s is None for row in rows)
+    assert all(row.energy_j is None and (row.latency_s is None or row.static) for row in rows)
     assert all("not given" in row.note for row in rows)
     with pytest.raises(ValueError, match="must have a bandwidth"):
         SystolicArray.preset("nvdla_like").roofline_seconds(1.0, {"DRAM": 10})

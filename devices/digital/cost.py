@@ -1,8 +1,9 @@
 """Energy, latency and area of matrix products on digital arrays."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from devices.base import Cost, DigitalArray
+from devices.base import Cost, DigitalArray, missing
 from devices.digital.socket import TieredSocket
 from devices.digital.systolic import SystolicArray
 from devices.digital.tiers import MemoryTier, TieredArray
@@ -46,17 +47,24 @@ def product_cost(design: DigitalArray, layer: str, product: Product) -> list[Cos
     hardware, m, k, n = type(design).__name__, product.m, product.k, product.n
     seconds = _compute_seconds(design, product)
     tiered = design if isinstance(design, TieredArray) else _Unknown()
-    energy = None if tiered.joule_per_mac is None else tiered.joule_per_mac * product.macs
+    # One array works for all layers that lie on it.
+    shared = f"{hardware} {design.fingerprint()[:8]}"
+
+    def row(term: str, **values: Any) -> Cost:
+        return Cost(layer=layer, hardware=hardware, term=term, resource=shared, node_m=design.node_m, **values)
+
+    widths = (16, 16) if tiered.input_bits is None else (tiered.input_bits, tiered.weight_bits)
     rows = [
-        Cost(
-            layer=layer,
-            hardware=hardware,
-            term="multiply-accumulate",
-            energy_j=energy,
+        row(
+            "multiply-accumulate",
+            energy_j=None if tiered.joule_per_mac is None else tiered.joule_per_mac * product.macs,
             latency_s=seconds,
             area_m2=tiered.area_m2,
             operations=2 * product.macs,
-            note=_missing(joule_per_mac=tiered.joule_per_mac, frequency_hertz=seconds, area_m2=tiered.area_m2),
+            macs=product.macs,
+            input_bits=None if isinstance(tiered, _Unknown) else widths[0],
+            weight_bits=None if isinstance(tiered, _Unknown) else widths[1],
+            note=missing(joule_per_mac=tiered.joule_per_mac, frequency_hertz=seconds, area_m2=tiered.area_m2),
         )
     ]
     slowest = seconds
@@ -66,20 +74,17 @@ def product_cost(design: DigitalArray, layer: str, product: Product) -> list[Cos
         added = None if time is None or slowest is None else max(0.0, time - slowest)
         slowest = slowest if added is None or slowest is None else slowest + added
         rows.append(
-            Cost(
-                layer=layer,
-                hardware=hardware,
-                term=name,
+            row(
+                name,
                 energy_j=None if tier.joule_per_byte is None else tier.joule_per_byte * moved,
                 latency_s=added,
+                area_m2=0.0,
                 bytes=moved,
-                note=_missing(joule_per_byte=tier.joule_per_byte, bandwidth_bytes_per_s=tier.bandwidth_bytes_per_s),
+                note=missing(joule_per_byte=tier.joule_per_byte, bandwidth_bytes_per_s=tier.bandwidth_bytes_per_s),
             )
         )
-    idle = None if tiered.leakage_watt is None or slowest is None else tiered.leakage_watt * slowest
-    rows.append(
-        Cost(layer=layer, hardware=hardware, term="leakage", energy_j=idle, static=True, note=_missing(leakage_watt=tiered.leakage_watt))
-    )
+    power = tiered.leakage_watt
+    rows.append(row("leakage", power_watt=power, static=True, latency_s=0.0, area_m2=0.0, note=missing(leakage_watt=power)))
     return rows
 
 
@@ -96,12 +101,7 @@ def _compute_seconds(design: DigitalArray, product: Product) -> float | None:
 class _Unknown:
     """The constants of an array that states none."""
 
-    joule_per_mac = area_m2 = leakage_watt = None
+    joule_per_mac = area_m2 = leakage_watt = input_bits = weight_bits = None
 
     def memory(self, name: str) -> MemoryTier:
         return MemoryTier(name=name)
-
-
-def _missing(**constants: float | None) -> str:
-    absent = [name for name, value in constants.items() if value is None]
-    return f"not given: {', '.join(absent)}" if absent else ""

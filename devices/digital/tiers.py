@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from devices.base import DigitalArray
 from devices.design import Design
+from devices.digital.vector import VectorUnit
 
 
 class MemoryTier(Design):
@@ -58,8 +59,8 @@ class TieredArray(DigitalArray):
         Area of array and on-chip memories. None: not given.
     leakage_watt
         Power at rest. None: not given.
-    node_m
-        Technology node that the constants are given for. None: not given.
+    vector
+        What does the operations that are no products. None: not given, they stay on the host.
     """
 
     memories: tuple[MemoryTier, ...] = ()
@@ -70,7 +71,7 @@ class TieredArray(DigitalArray):
     joule_per_mac: float | None = Field(default=None, gt=0)
     area_m2: float | None = Field(default=None, gt=0)
     leakage_watt: float | None = Field(default=None, gt=0)
-    node_m: float | None = Field(default=None, gt=0)
+    vector: VectorUnit | None = None
 
     @model_validator(mode="after")
     def _formats_and_names_are_consistent(self) -> Self:

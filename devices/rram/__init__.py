@@ -1,20 +1,24 @@
 """Resistive crossbars: cells, mapping, arrays and their cost, one model a file; published cells in ``presets``."""
 
+from devices.rram.bare_tiles import BareTiles
 from devices.rram.composed import ComposedCell
 from devices.rram.cost import CrossbarActivity, crossbar_cost
 from devices.rram.crossbar import RRAMCrossbar
 from devices.rram.current_voltage import CurrentVoltage
+from devices.rram.differential_mapping import DifferentialMapping
 from devices.rram.flicker import FlickerNoise
 from devices.rram.ideal import IdealCell
 from devices.rram.log_drift import LogDrift
-from devices.rram.mapping import DifferentialMapping, MappedWeights
+from devices.rram.mapping import MappedWeights, WeightMapping
 from devices.rram.measured import MeasuredCell, from_measurements
+from devices.rram.offset_mapping import OffsetMapping
 from devices.rram.polynomial import PolynomialCell
 from devices.rram.power_drift import PowerDrift
 from devices.rram.pulse_update import PulseUpdate
 from devices.rram.random_cell import RandomCell
 from devices.rram.relaxation import TabulatedRelaxation
 from devices.rram.retention import RetentionLaw
+from devices.rram.sign_magnitude_mapping import SignMagnitudeMapping
 from devices.rram.spread import (
     ConstantSpread,
     LogarithmicSpread,
@@ -29,9 +33,12 @@ from devices.rram.spread import (
 from devices.rram.stuck import StuckCells
 from devices.rram.telegraph import TelegraphNoise
 from devices.rram.temperature import Temperature
+from devices.rram.verification import PulseVerification, RedrawVerification, Verification, VerificationProfile, verification_profile
+from devices.rram.weight_error import WeightErrorCell, weight_error_std
 from devices.rram.wires import Wires
 
 __all__ = [
+    "BareTiles",
     "ComposedCell",
     "ConstantSpread",
     "CrossbarActivity",
@@ -43,16 +50,20 @@ __all__ = [
     "LogarithmicSpread",
     "MappedWeights",
     "MeasuredCell",
+    "OffsetMapping",
     "PolynomialCell",
     "PolynomialSpread",
     "PowerDrift",
     "PowerSpread",
     "ProportionalSpread",
     "PulseUpdate",
+    "PulseVerification",
     "RRAMCrossbar",
     "RandomCell",
+    "RedrawVerification",
     "RetentionLaw",
     "SaturatingSpread",
+    "SignMagnitudeMapping",
     "SpreadLaw",
     "SpreadToBeGiven",
     "StuckCells",
@@ -60,7 +71,13 @@ __all__ = [
     "TabulatedSpread",
     "TelegraphNoise",
     "Temperature",
+    "WeightMapping",
+    "Verification",
+    "VerificationProfile",
+    "WeightErrorCell",
     "Wires",
     "crossbar_cost",
     "from_measurements",
+    "verification_profile",
+    "weight_error_std",
 ]

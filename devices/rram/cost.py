@@ -1,8 +1,9 @@
 """Energy, latency and area of reading and programming crossbars, each term from the design's own constants."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from devices.base import Cost
+from devices.base import Cost, missing
 from devices.rram.crossbar import RRAMCrossbar
 
 
@@ -61,6 +62,8 @@ def crossbar_cost(design: RRAMCrossbar, layer: str, activity: CrossbarActivity) 
         note: str = "",
         operations: int | None = None,
         moved: int | None = None,
+        macs: int | None = None,
+        work: Literal["", "buffer", "addition"] = "",
     ) -> None:
         rows.append(
             Cost(
@@ -73,6 +76,11 @@ def crossbar_cost(design: RRAMCrossbar, layer: str, activity: CrossbarActivity) 
                 bytes=moved,
                 operations=operations,
                 note=note,
+                macs=macs,
+                input_bits=None if macs is None or design.dac is None else design.dac.bits,
+                weight_bits=None if macs is None else design.mapping.weight_bits,
+                node_m=design.node_m,
+                work=work,
             )
         )
 
@@ -82,8 +90,9 @@ def crossbar_cost(design: RRAMCrossbar, layer: str, activity: CrossbarActivity) 
         None if pulse is None or volt is None else volt**2 * activity.relative_siemens * pulse,
         None if pulse is None else activity.vectors * pulse,
         None if design.cell_area_m2 is None else design.cell_area_m2 * design.rows * design.columns * activity.arrays,
-        note=_missing(read_voltage_volt=volt, read_pulse_s=pulse, cell_area_m2=design.cell_area_m2),
+        note=missing(read_voltage_volt=volt, read_pulse_s=pulse, cell_area_m2=design.cell_area_m2),
         operations=2 * activity.macs,
+        macs=activity.macs,
     )
     if design.dac is not None:
         dac = design.dac
@@ -93,7 +102,7 @@ def crossbar_cost(design: RRAMCrossbar, layer: str, activity: CrossbarActivity) 
             None if energy is None else energy * activity.row_conversions,
             None if latency is None else latency * activity.vectors,
             None if area is None else area * design.rows * activity.arrays,
-            note=_missing(dac_joule_per_step=energy, dac_sample_rate_hertz=latency, dac_area_m2=area),
+            note=missing(dac_joule_per_step=energy, dac_sample_rate_hertz=latency, dac_area_m2=area),
             moved=activity.bytes_in,
         )
     if design.adc is not None:
@@ -106,7 +115,7 @@ def crossbar_cost(design: RRAMCrossbar, layer: str, activity: CrossbarActivity) 
             None if energy is None else energy * activity.column_conversions,
             None if latency is None else latency * turns * activity.vectors,
             None if area is None else area * -(-design.columns // adc.columns_per_adc) * activity.arrays,
-            note=_missing(adc_joule_per_step=energy, adc_sample_rate_hertz=latency, adc_area_m2=area),
+            note=missing(adc_joule_per_step=energy, adc_sample_rate_hertz=latency, adc_area_m2=area),
             moved=activity.bytes_out,
         )
     add(
@@ -116,6 +125,16 @@ def crossbar_cost(design: RRAMCrossbar, layer: str, activity: CrossbarActivity) 
         None,
         note="not given: no constant for digital accumulation",
         operations=activity.column_conversions,
+        work="addition",
+    )
+    add(
+        "input and output codes",
+        None,
+        None,
+        None,
+        note="not given: no constant for buffers",
+        moved=activity.bytes_in + activity.bytes_out,
+        work="buffer",
     )
     pulses, write = design.pulses_per_write, design.write_pulse_j
     rows.append(
@@ -126,12 +145,8 @@ def crossbar_cost(design: RRAMCrossbar, layer: str, activity: CrossbarActivity) 
             energy_j=None if pulses is None or write is None else activity.cells * pulses * write,
             operations=activity.cells,
             once=True,
-            note=_missing(pulses_per_write=pulses, write_pulse_j=write, write_time_s=None),
+            node_m=design.node_m,
+            note=missing(pulses_per_write=pulses, write_pulse_j=write, write_time_s=None),
         )
     )
     return rows
-
-
-def _missing(**constants: float | None) -> str:
-    absent = [name for name, value in constants.items() if value is None]
-    return f"not given: {', '.join(absent)}" if absent else ""

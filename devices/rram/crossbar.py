@@ -1,14 +1,17 @@
 """The design of an RRAM crossbar: cells, array, mapping and converters."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from devices.base import Hardware, ResistiveCell
 from devices.converters import ADC, DAC
 from devices.rram.current_voltage import CurrentVoltage
+from devices.rram.differential_mapping import DifferentialMapping
 from devices.rram.ideal import IdealCell
-from devices.rram.mapping import DifferentialMapping
+from devices.rram.mapping import WeightMapping
+from devices.rram.sign_magnitude_mapping import SignMagnitudeMapping
 from devices.rram.stuck import StuckCells
 from devices.rram.temperature import Temperature
 from devices.rram.wires import Wires
@@ -22,9 +25,14 @@ class RRAMCrossbar(Hardware):
     cell
         The resistive cell; any subclass of `ResistiveCell`.
     rows, columns
-        Cells of one array. A weight takes two columns (a pair) for each of its slices.
+        Cells of one array. A weight takes a column or a pair of them for each of its slices.
     mapping
-        How weights become conductances.
+        How weights become conductances; a dict without `type` is a `DifferentialMapping`.
+    analog_weight_slices
+        Whether the slices of a weight, each scaled by its radix, are added before one conversion; otherwise each is converted and they
+        are shifted and added digitally.
+    analog_input_slices
+        The same for the slices of the inputs (`DAC.slice_bits`).
     wires
         Resistance of rows and columns; None is none. An array is wired as large as it is filled.
     stuck
@@ -41,6 +49,14 @@ class RRAMCrossbar(Hardware):
         Programming pulses a cell takes on average, and the energy of one. None: not given.
     cell_area_m2
         Area of one cell. None: not given.
+    addition_j
+        Energy of one digital shift-and-add of a conversion's code. None: not given.
+    wire_farad
+        Capacitance of one cell's segment of a row, charged to the row's voltage at each read. None: not given.
+    static_watt
+        Power of one array that is drawn whether or not it is read. None: not given.
+    run_time_weights
+        Whether a compiled model may write weights at every call. Cells endure few writes, so that this must be said.
 
     Examples
     --------
@@ -52,7 +68,9 @@ class RRAMCrossbar(Hardware):
     cell: SerializeAsAny[ResistiveCell]
     rows: int = Field(default=256, ge=1, le=65536)
     columns: int = Field(default=256, ge=2, le=65536)
-    mapping: DifferentialMapping = DifferentialMapping()
+    mapping: SerializeAsAny[WeightMapping] = DifferentialMapping()
+    analog_weight_slices: bool = False
+    analog_input_slices: bool = False
     wires: Wires | None = None
     stuck: StuckCells | None = None
     temperature: Temperature | None = None
@@ -64,20 +82,46 @@ class RRAMCrossbar(Hardware):
     pulses_per_write: float | None = Field(default=None, ge=1)
     write_pulse_j: float | None = Field(default=None, gt=0)
     cell_area_m2: float | None = Field(default=None, gt=0)
+    addition_j: float | None = Field(default=None, gt=0)
+    wire_farad: float | None = Field(default=None, gt=0)
+    static_watt: float | None = Field(default=None, ge=0)
+    run_time_weights: bool = False
+
+    @field_validator("mapping", mode="before")
+    @classmethod
+    def _pairs_unless_named(cls, value: Any) -> Any:
+        return {"type": DifferentialMapping, **value} if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _a_weight_fits(self) -> Self:
-        if self.columns < 2 * self.mapping.slices:
+        mapping = self.mapping
+        least = (mapping.crosspoints + mapping.reference_columns) * mapping.slices
+        if self.columns < least:
+            each = "a pair" if mapping.crosspoints == 2 else "a column" if least == mapping.slices else "a column and its reference"
             raise ValueError(
-                f"`columns` must be at least {2 * self.mapping.slices}, a pair for each slice, but got {self.columns}; "
+                f"`columns` must be at least {least}, {each} for each slice, but got {self.columns}; "
                 "widen the array or give cells more bits"
             )
         return self
 
+    @model_validator(mode="after")
+    def _slices_are_there(self) -> Self:
+        if self.analog_input_slices and (self.dac is None or self.dac.slice_bits is None):
+            raise ValueError("`analog_input_slices` must be False where inputs have no slices, but got True; give dac.slice_bits")
+        if self.analog_weight_slices and self.mapping.slices == 1:
+            raise ValueError("`analog_weight_slices` must be False where weights have one slice, but got True; give mapping.bits_per_cell")
+        return self
+
     @property
     def weights_per_row(self) -> int:
-        """Weights that fit side by side in one array: each takes a pair of columns a slice."""
-        return self.columns // (2 * self.mapping.slices)
+        """Weights that fit side by side in one array: each takes its columns in each slice, and the array its reference columns."""
+        mapping = self.mapping
+        return (self.columns - mapping.reference_columns * mapping.slices) // (mapping.crosspoints * mapping.slices)
+
+    @property
+    def input_slices(self) -> int:
+        """Slices of an input that rows carry one after the other."""
+        return 1 if self.dac is None else self.dac.slices
 
     def ideal(self) -> Self:
         """Return the same array without errors, finite levels and converters: a compiled layer then equals float.
@@ -87,6 +131,8 @@ class RRAMCrossbar(Hardware):
         >>> type(RRAMCrossbar.preset("milo_irps_2021").ideal().cell).__name__
         'IdealCell'
         """
-        cell = IdealCell(g_min_siemens=self.cell.g_min_siemens, g_max_siemens=self.cell.g_max_siemens)
-        off = dict.fromkeys(("wires", "stuck", "temperature", "current_voltage", "dac", "adc"))
-        return self.replace(cell=cell, mapping=self.mapping.ideal(), **off)
+        # Magnitudes without a pair have no way below g_min.
+        lowest = 0.0 if isinstance(self.mapping, SignMagnitudeMapping) else self.cell.g_min_siemens
+        cell = IdealCell(g_min_siemens=lowest, g_max_siemens=self.cell.g_max_siemens)
+        off: dict[str, Any] = dict.fromkeys(("wires", "stuck", "temperature", "current_voltage", "dac", "adc"))
+        return self.replace(cell=cell, mapping=self.mapping.ideal(), analog_weight_slices=False, analog_input_slices=False, **off)

@@ -7,16 +7,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from devices.base import ResistiveCell
-from devices.design import Design
+from devices.base import PulseLaw, ResistiveCell
 from kernels.random import Key, normal
 
 _STEEPEST = 80.0
 """Pulses across the range over the constant from which the curve is a step, and its exponential leaves float32."""
 
 
-class PulseUpdate(Design):
+class PulseUpdate(PulseLaw):
     """Steps that shrink from pulse to pulse: the exponential law of behavioral simulators, with separate constants up and down.
+
+    As the `pulse_law` of a cell it is what ``cell.update(conductance, pulses, key)`` follows.
 
     From the lower end, n potentiating pulses reach G = g_min + B (1 - exp(-n / A)) with B = (g_max - g_min) / (1 - exp(-N / A)), so
     that N pulses cross the range; depression is the same law from the upper end, with constants of its own. From any state the

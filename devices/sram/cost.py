@@ -1,8 +1,9 @@
 """Energy, latency and area of SRAM macros, each term from the design's own constants."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from devices.base import Cost
+from devices.base import Cost, missing
 from devices.sram.macro import SRAMMacro
 
 
@@ -44,51 +45,44 @@ def macro_cost(design: SRAMMacro, layer: str, activity: MacroActivity) -> list[C
     hardware = type(design).__name__
     digit_macs = activity.macs * design.input_places * design.weight_places
     energy, read_s, area = design.joule_per_operation, design.read_s, design.area_m2
-    idle = None if design.leakage_watt is None or read_s is None else design.leakage_watt * activity.macros * activity.vectors * read_s
+    power = None if design.leakage_watt is None else design.leakage_watt * activity.macros
+    cell_j, row_s = design.joule_per_written_cell, design.row_write_s
+
+    def row(term: str, **values: Any) -> Cost:
+        return Cost(layer=layer, hardware=hardware, term=term, node_m=design.node_m, **values)
+
     return [
-        Cost(
-            layer=layer,
-            hardware=hardware,
-            term="MAC and readout",
+        row(
+            "MAC and readout",
             energy_j=None if energy is None else 2 * digit_macs * energy,
             latency_s=None if read_s is None else activity.vectors * design.input_places * read_s,
             area_m2=None if area is None else activity.macros * area,
             operations=2 * activity.macs,
-            note=_missing(joule_per_operation=energy, read_s=read_s, area_m2=area),
+            macs=activity.macs,
+            input_bits=design.input_bits,
+            weight_bits=design.weight_bits,
+            note=missing(joule_per_operation=energy, read_s=read_s, area_m2=area),
         ),
-        Cost(
-            layer=layer,
-            hardware=hardware,
-            term="input and output codes",
+        row(
+            "input and output codes",
             bytes=activity.bytes_in + activity.bytes_out,
+            work="buffer",
             note="not given: no constant for buffers",
         ),
-        Cost(
-            layer=layer,
-            hardware=hardware,
-            term="digital shift, add and restore",
+        row(
+            "digital shift, add and restore",
             operations=activity.conversions,
+            work="addition",
             note="not given: no constant for digital accumulation",
         ),
-        Cost(
-            layer=layer,
-            hardware=hardware,
-            term="leakage",
-            energy_j=idle,
-            static=True,
-            note=_missing(leakage_watt=design.leakage_watt, read_s=read_s),
-        ),
-        Cost(
-            layer=layer,
-            hardware=hardware,
-            term="writing weights",
+        row("leakage", power_watt=power, static=True, latency_s=0.0, area_m2=0.0, note=missing(leakage_watt=power)),
+        row(
+            "writing weights",
+            energy_j=None if cell_j is None else cell_j * activity.cells,
+            # Macros are written side by side, the rows of one after each other.
+            latency_s=None if row_s is None else row_s * design.rows,
             operations=activity.cells,
             once=True,
-            note="not given: no constant for writing cells",
+            note=missing(joule_per_written_cell=cell_j, row_write_s=row_s),
         ),
     ]
-
-
-def _missing(**constants: float | None) -> str:
-    absent = [name for name, value in constants.items() if value is None]
-    return f"not given: {', '.join(absent)}" if absent else ""

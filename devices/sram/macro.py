@@ -90,6 +90,10 @@ class SRAMMacro(ComputeMacro):
         Area of one macro. None: not given.
     leakage_watt
         Power of one macro at rest. None: not given.
+    run_time_weights
+        Whether a compiled model may write weights at every call: products of activations and weights that another network makes.
+    joule_per_written_cell, row_write_s
+        Energy of writing one cell and time of writing one row of cells. None: not given.
 
     Examples
     --------
@@ -126,6 +130,9 @@ class SRAMMacro(ComputeMacro):
     read_s: float | None = Field(default=None, gt=0)
     area_m2: float | None = Field(default=None, gt=0)
     leakage_watt: float | None = Field(default=None, gt=0)
+    run_time_weights: bool = False
+    joule_per_written_cell: float | None = Field(default=None, gt=0)
+    row_write_s: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _volts_have_lines(self) -> Self:

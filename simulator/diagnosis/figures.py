@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from simulator.diagnosis.attribution import Attribution
     from simulator.diagnosis.noise import NoiseMatrix
     from simulator.diagnosis.probing import Probe
+    from simulator.tiles import Tile
 
 ON, OFF = "#D55E00", "#0072B2"
 WORDS = {
@@ -135,5 +136,18 @@ def draw_matrix(result: "NoiseMatrix", metric: str) -> Figure:
         axes.set_xlabel("tested with")
         axes.set_ylabel("trained with")
         figure.colorbar(image, ax=axes, label=metric)
+        figure.draw_without_rendering()
+    return figure
+
+
+def draw_tile(tile: "Tile") -> Figure:
+    """Draw the conductances of an array as a picture, in microsiemens."""
+    with _styled():
+        figure, axes = _figure(2.6)
+        image = axes.imshow(tile.conductance.cpu().numpy() * 1e6, cmap="viridis", aspect="auto", interpolation="none", vmin=0)
+        axes.set_xlabel("column")
+        axes.set_ylabel("row")
+        axes.set_title(f"{tile.layer}, tile {tile.index}")
+        figure.colorbar(image, ax=axes, label="conductance (µS)")
         figure.draw_without_rendering()
     return figure

@@ -8,15 +8,17 @@ from functools import singledispatch
 
 from devices.base import DigitalArray
 from devices.design import Design
+from devices.remote import RemoteChip
 from devices.rram import RRAMCrossbar
 from devices.sram import SRAMMacro
 from simulator.hardware import HardwareLayer
 from simulator.lowering.crossbar import CrossbarLayer
 from simulator.lowering.digital import DigitalLayer
 from simulator.lowering.macro import MacroLayer
+from simulator.lowering.remote import RemoteLayer
 from simulator.weight_layers import NotMappedError, WeightLayer, WeightView, weight_layer
 
-__all__ = ["CrossbarLayer", "DigitalLayer", "MacroLayer", "NotMappedError", "WeightLayer", "WeightView", "lower", "weight_layer"]
+__all__ = ["CrossbarLayer", "DigitalLayer", "MacroLayer", "NotMappedError", "RemoteLayer", "WeightLayer", "WeightView", "lower", "weight_layer"]
 
 
 @singledispatch
@@ -63,3 +65,8 @@ def _(design: SRAMMacro, layer: WeightLayer, name: str, seed: int) -> HardwareLa
 @lower.register
 def _(design: DigitalArray, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
     return DigitalLayer(name, seed, design, layer)
+
+
+@lower.register
+def _(design: RemoteChip, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
+    return RemoteLayer(name, seed, design, layer)

@@ -1,18 +1,19 @@
 """What programmed crossbar arrays multiply by: effective weights, and the variance of a read, array by array."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from devices.rram import MappedWeights, RRAMCrossbar
+from simulator.lowering.products import multiply
+from simulator.lowering.wired import Wired, through_wires
 from simulator.operators import LinearOperator, RowTile
 
 
 @dataclass(frozen=True)
 class Terms:
-    """One array of one slice, in units of weight codes.
+    """One array of one line, in units of weight codes.
 
     The variance of a read is ``x^2 * square``, and with wires ``+ mean(x) (x * cross) + mean(x)^2 constant``.
 
@@ -26,6 +27,8 @@ class Terms:
         One number an output, or None.
     mean
         Weight that takes the mean of the inputs over the array's rows, or None.
+    reference
+        The reference columns whose current is subtracted before the ADC, for what their noise adds to all outputs alike; or None.
     """
 
     weight: Tensor
@@ -33,20 +36,43 @@ class Terms:
     cross: Tensor | None = None
     constant: Tensor | None = None
     mean: Tensor | None = None
+    reference: "Terms | None" = None
 
     def variance(self, operator: LinearOperator, inputs: Tensor) -> Tensor | None:
         """Return the variance of a read of these inputs, of the outputs' shape, or None where reads are exact."""
         if self.square is None:
             return None
-        total = operator(inputs * inputs, self.square)
+        total = multiply(operator, inputs * inputs, self.square)
         if self.cross is None or self.constant is None or self.mean is None:
             return total
-        mean = operator(inputs, self.mean)
+        mean = multiply(operator, inputs, self.mean)
         if operator.groups > 1:
             axis = mean.dim() - operator.dimensions - 1
             mean = mean.repeat_interleave(self.weight.shape[0] // operator.groups, axis)
         constant = self.constant.reshape(-1, *[1] * operator.dimensions)
-        return total.addcmul_(mean, operator(inputs, self.cross)).addcmul_(mean.square(), constant).clamp_(min=0.0)
+        return total.addcmul_(mean, multiply(operator, inputs, self.cross)).addcmul_(mean.square(), constant).clamp_(min=0.0)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one conversion of each output sees: a slice, or one of the two columns that are subtracted after their conversions.
+
+    Attributes
+    ----------
+    slice
+        Which slice it belongs to: converters have a range for each.
+    factor
+        What its code is worth in the sum of all lines, in weight codes; negative where it is subtracted.
+    terms
+        For each tile.
+    references
+        Whether its columns are reference columns, one for each block of outputs, instead of outputs.
+    """
+
+    slice: int
+    factor: float
+    terms: list[Terms]
+    references: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,28 +81,39 @@ class Arrays:
 
     Attributes
     ----------
-    terms
-        For each slice and tile.
+    lines
+        What is converted.
     tiles
         Which rows each tile has.
-    radix
-        Weight of each slice; one slice of weight 1 where an ideal ADC lets the slices collapse into one matrix.
     unit
         Weight of one code, a number or a tensor over the outputs.
+    reference_of
+        Which reference column belongs to each output, (outputs,), or None.
+    pedestal
+        What the digital side takes from each output, in weight codes, for each unit of the inputs' sum; 0 for nothing.
     """
 
-    terms: list[list[Terms]]
+    lines: list[Line]
     tiles: tuple[RowTile, ...]
-    radix: tuple[float, ...]
     unit: float | Tensor
+    reference_of: Tensor | None = None
+    pedestal: float = 0.0
+
+    @property
+    def terms(self) -> list[list[Terms]]:
+        """The terms of each line."""
+        return [line.terms for line in self.lines]
 
     def collapsed(self, like: Tensor) -> Tensor:
         """Return the effective weight of the layer's shape, in the weight's own unit."""
-        total = torch.zeros_like(like)
-        for radix, slice_terms in zip(self.radix, self.terms, strict=True):
-            for tile, terms in zip(self.tiles, slice_terms, strict=True):
+        total = torch.full_like(like, -self.pedestal)
+        for line in self.lines:
+            for tile, terms in zip(self.tiles, line.terms, strict=True):
                 start, stop = tile.channels
-                total[:, start:stop] += radix * terms.weight
+                weight = terms.weight
+                if line.references and self.reference_of is not None:
+                    weight = weight[self.reference_of]
+                total[:, start:stop] += line.factor * weight
         unit = self.unit
         return total * (unit.reshape(-1, *[1] * (total.dim() - 1)) if isinstance(unit, Tensor) else unit)
 
@@ -93,108 +130,125 @@ def build_arrays(
     mapped
         Codes and targets of the weights.
     conductance
-        Siemens, shape (slices, 2, *weight.shape), as the cells stand.
+        Siemens, of the targets' shape, as the cells stand.
     seconds
         Time since programming, for the read noise.
     operator, tiles
         The linear map and its rows cut into arrays.
     """
+    outputs, dimensions = mapped.codes.shape[1], mapped.codes.dim()
     sigma = design.cell.read_sigma(conductance, seconds)
-    scale = mapped.codes_per_siemens
-    square = None if sigma is None else (sigma[:, 0] ** 2 + sigma[:, 1] ** 2) * scale**2
-    cross: Tensor | None = None
-    constants: list[Tensor] | None = None
+    if mapped.present is not None:
+        conductance = conductance * mapped.present
+        sigma = None if sigma is None else sigma * mapped.present
+    blocks = output_blocks(design, operator, outputs)
+    scale = torch.as_tensor(mapped.codes_per_siemens, dtype=conductance.dtype, device=conductance.device).reshape(-1, *[1] * dimensions)
+    wired = Wired(conductance, None if sigma is None else sigma.square(), None, None)
     if design.wires is not None:
-        wired = _through_wires(design, conductance, sigma, operator, tiles)
-        conductance = wired.conductance
-        if wired.square is not None and wired.cross is not None and wired.constants is not None:
-            square, cross = wired.square.sum(1) * scale**2, wired.cross.sum(1) * scale**2
-            along = scale.flatten() if isinstance(scale, Tensor) else scale
-            constants = [one.sum(1) * along**2 for one in wired.constants]
-    error = conductance - mapped.targets_siemens
-    codes = mapped.codes + (error[:, 0] - error[:, 1]) * scale
-    radix: tuple[float, ...] = mapped.radix
-    if design.adc is None:
-        # Nothing is rounded between slices: they are one matrix. Arrays are, too, where their noise does not look at their own mean.
-        weights = torch.tensor(radix, dtype=codes.dtype, device=codes.device)
-        codes, radix = _add_slices(codes, weights), (1.0,)
-        square, cross = (None if part is None else _add_slices(part, weights**2) for part in (square, cross))
-        constants = None if constants is None else [_add_slices(one, weights**2) for one in constants]
-        if cross is None:
-            inputs, positions = codes.shape[2], codes[0, 0, 0].numel()
-            tiles = (RowTile((0, inputs), (0, positions), inputs * positions),)
-    unit = mapped.unit.flatten() if isinstance(mapped.unit, Tensor) else mapped.unit
-    cut = operator.tile_weight
-    terms = [
-        [
-            Terms(
-                cut(codes[s], tile),
-                None if square is None else cut(square[s], tile),
-                None if cross is None else cut(cross[s], tile),
-                None if constants is None else constants[t][s],
-                None if constants is None else cut(torch.ones_like(codes[s][: operator.groups]), tile) / tile.rows,
-            )
-            for t, tile in enumerate(tiles)
-        ]
-        for s in range(len(radix))
+        wired = through_wires(design, conductance, sigma, operator, tiles, blocks, outputs)
+    radix = torch.tensor(mapped.radix, dtype=conductance.dtype, device=conductance.device)
+    targets = mapped.targets_siemens if mapped.present is None else mapped.targets_siemens * mapped.present
+    reference_of = None
+    if conductance.shape[2] > outputs:
+        sizes = torch.tensor([stop - start for start, stop in blocks] * operator.groups)
+        reference_of = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(conductance.device)
+    parts = _parts(design, mapped, wired, targets, scale, reference_of)
+    collapse = design.adc is None or design.analog_weight_slices
+    if collapse:
+        # Nothing is rounded between slices: they are one matrix.
+        parts = [part.added(radix) for part in parts]
+    pedestal = 0.0 if mapped.pedestal is None else float((mapped.pedestal * radix).sum())
+    if design.adc is None and wired.cross is None:
+        # Arrays are one, too, where their noise does not look at their own mean.
+        tiles = (_whole(mapped.codes),)
+    lines = [
+        Line(s, part.sign * (1.0 if collapse else mapped.radix[s]), [part.terms(s, t, tile, operator) for t, tile in enumerate(tiles)], part.references)
+        for part in parts
+        for s in range(1 if collapse else len(mapped.radix))
     ]
-    return Arrays(terms, tiles, radix, unit)
+    unit = mapped.unit.flatten() if isinstance(mapped.unit, Tensor) else mapped.unit
+    return Arrays(lines, tiles, unit, reference_of, pedestal)
 
 
-def _add_slices(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights.reshape(-1, *[1] * (values.dim() - 1))).sum(0, keepdim=True)
+def output_blocks(design: RRAMCrossbar, operator: LinearOperator, outputs: int) -> list[tuple[int, int]]:
+    """Return first and one past the last output, within a group, of the arrays that lie side by side."""
+    each, per_array = outputs // operator.groups, design.weights_per_row
+    return [(start, min(start + per_array, each)) for start in range(0, each, per_array)]
 
 
 @dataclass(frozen=True)
-class _Wired:
-    """Conductances as they act through wires, of the conductances' shape; variances likewise, constants (slices, 2, outputs) a tile."""
+class _Part:
+    """All slices of one kind of line: weight codes (slices, outputs, ...), and the variance's terms of that shape or a tile each."""
 
-    conductance: Tensor
+    sign: float
+    codes: Tensor
     square: Tensor | None
     cross: Tensor | None
     constants: list[Tensor] | None
+    references: bool = False
+    common: "_Part | None" = None
+
+    def added(self, radix: Tensor) -> "_Part":
+        """Return the sum of the slices, as one."""
+
+        def total(values: Tensor, weights: Tensor) -> Tensor:
+            return (values * weights.reshape(-1, *[1] * (values.dim() - 1))).sum(0, keepdim=True)
+
+        return replace(
+            self,
+            codes=total(self.codes, radix),
+            square=None if self.square is None else total(self.square, radix**2),
+            cross=None if self.cross is None else total(self.cross, radix**2),
+            constants=None if self.constants is None else [total(one, radix**2) for one in self.constants],
+            common=None if self.common is None else self.common.added(radix),
+        )
+
+    def terms(self, s: int, t: int, tile: RowTile, operator: LinearOperator) -> Terms:
+        """Return what one slice has in one tile."""
+        cut = operator.tile_weight
+        return Terms(
+            cut(self.codes[s], tile),
+            None if self.square is None else cut(self.square[s], tile),
+            None if self.cross is None else cut(self.cross[s], tile),
+            None if self.constants is None else self.constants[t][s],
+            None if self.cross is None else cut(torch.ones_like(self.codes[s][: operator.groups]), tile) / tile.rows,
+            None if self.common is None else self.common.terms(s, t, tile, operator),
+        )
 
 
-def _through_wires(
-    design: RRAMCrossbar, conductance: Tensor, sigma: Tensor | None, operator: LinearOperator, tiles: tuple[RowTile, ...]
-) -> _Wired:
-    """Solve every array: rows of a tile, and pairs of columns side by side, slice by slice, as many outputs as fit."""
-    wires = design.wires
-    assert wires is not None
-    slices, groups, outputs = conductance.shape[0], operator.groups, conductance.shape[2] // operator.groups
-    spread = conductance.reshape(slices, 2, groups, outputs, conductance.shape[3], -1)
-    scatter = None if sigma is None else sigma.reshape(spread.shape)
-    solved = torch.empty_like(spread)
-    square, cross = (None, None) if sigma is None else (torch.empty_like(spread), torch.empty_like(spread))
-    constants: list[Tensor] = []
-    for tile in tiles:
-        constant = torch.zeros(slices, 2, groups, outputs, dtype=conductance.dtype, device=conductance.device)
-        for start in range(0, outputs, design.weights_per_row):
-            block = slice(start, min(start + design.weights_per_row, outputs))
-            where = (slice(None), slice(None), slice(None), block, slice(*tile.channels), slice(*tile.kernel))
-            columns: tuple[int, ...] = spread[where].shape
+def _parts(design: RRAMCrossbar, mapped: MappedWeights, wired: Wired, targets: Tensor, scale: Tensor, reference_of: Tensor | None) -> list[_Part]:
+    """Return the kinds of lines that a mapping has."""
+    mapping, outputs = design.mapping, mapped.codes.shape[1]
+    codes = wired.conductance * scale
 
-            def matrix(cells: Tensor, where: tuple[slice, ...] = where) -> Tensor:
-                # (slices, 2, groups, outputs, channels, kernel) to (groups, rows, outputs x slices x 2)
-                return cells[where].permute(2, 4, 5, 3, 0, 1).flatten(3).flatten(1, 2)
+    def noise(cells: slice, where: slice) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
+        square, cross = (
+            None if part is None else (part[:, cells, where] * scale**2).sum(1) for part in (wired.square, wired.cross)
+        )
+        flat = scale.flatten().reshape(-1, 1, 1) ** 2
+        constants = None if wired.constants is None else [(one[:, cells, where] * flat).sum(1) for one in wired.constants]
+        return square, cross, constants
 
-            def cells(matrix: Tensor, shape: tuple[int, ...] = columns) -> Tensor:
-                return matrix.reshape(shape[2], shape[4], shape[5], shape[3], shape[0], 2).permute(4, 5, 0, 3, 1, 2)
+    def column(sign: float, cell: int, where: slice, references: bool = False) -> _Part:
+        return _Part(sign, codes[:, cell, where], *noise(slice(cell, cell + 1), where), references)
 
-            array = matrix(spread)
-            solved[where] = cells(wires.effective(array))
-            if scatter is not None and square is not None and cross is not None:
-                noise = _each(array, matrix(scatter), wires.noise)
-                square[where], cross[where] = cells(noise[0]), cells(noise[1])
-                constant[..., block] = noise[2].reshape(columns[2], columns[3], columns[0], 2).permute(2, 3, 0, 1)
-        constants.append(constant.flatten(2))
-    shape = conductance.shape
-    if square is None or cross is None:
-        return _Wired(solved.reshape(shape), None, None, None)
-    return _Wired(solved.reshape(shape), square.reshape(shape), cross.reshape(shape), constants)
+    everything, own, beyond = slice(None), slice(0, outputs), slice(outputs, None)
+    if mapping.separate and mapping.crosspoints == 2:
+        return [column(1.0, 0, own), column(-1.0, 1, own)]
+    if mapping.separate:
+        return [column(1.0, 0, own), column(-1.0, 0, beyond, references=True)]
+    if mapped.pedestal is not None:
+        return [column(1.0, 0, own)]
+    # What was asked for, exactly, plus the error of the conductances: whole codes stay whole.
+    error = (wired.conductance - targets) * scale
+    if mapping.crosspoints == 2:
+        return [_Part(1.0, mapped.codes + error[:, 0] - error[:, 1], *noise(everything, own))]
+    assert reference_of is not None
+    reference = column(1.0, 0, beyond, references=True)
+    own_codes = mapped.codes + error[:, 0, own] - error[:, 0, beyond].index_select(1, reference_of)
+    return [_Part(1.0, own_codes, *noise(everything, own), common=reference if reference.square is not None else None)]
 
 
-def _each(arrays: Tensor, sigma: Tensor, noise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the noise terms of arrays (groups, rows, columns), one after the other."""
-    parts = [noise(array, one) for array, one in zip(arrays, sigma, strict=True)]
-    return torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts]), torch.stack([p[2] for p in parts])
+def _whole(codes: Tensor) -> RowTile:
+    inputs, positions = codes.shape[2], codes[0, 0, 0].numel()
+    return RowTile((0, inputs), (0, positions), inputs * positions)

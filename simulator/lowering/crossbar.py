@@ -1,7 +1,6 @@
 """Linear layers and convolutions on resistive crossbars."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
 
@@ -10,12 +9,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from devices.base import Cost, ProgrammedCells
-from devices.rram import CrossbarActivity, MappedWeights, RRAMCrossbar, crossbar_cost
-from kernels.crossbar import convert, quantize
+from devices.rram import IdealCell, MappedWeights, RRAMCrossbar
 from kernels.random import Key
-from simulator.calibration import ConverterRange, RangeObserver, full_scale
+from simulator.calibration import ConverterRange
 from simulator.hardware import HardwareLayer, Mode, Placement
-from simulator.lowering.arrays import Arrays, build_arrays
+from simulator.lowering.arrays import build_arrays, output_blocks
+from simulator.lowering.activity import layer_cost
+from simulator.lowering.converting import ConverterTables, converter_tables
+from simulator.lowering.ranging import CrossbarRanges
+from simulator.lowering.reading import Hear, Range, Reading
+from simulator.lowering.treatment import CellTreatment, treatment_of
 from simulator.masters import WeightMark
 from simulator.operators import row_tiles
 from simulator.weight_layers import WeightLayer
@@ -44,17 +47,18 @@ class CrossbarLayer(HardwareLayer):
         self.taps = self.weight[0, 0].numel()
         self.tiles = row_tiles(self.weight.shape[1], self.taps, design.rows)
         self.cells: ProgrammedCells | None = None
+        self.treatment: CellTreatment | None = None
         self.trial = 0
         self._age = Fraction(0)
         self.training_reads = 0
         self.input_range: float | None = None
-        self.output_ranges: list[float] | None = None
+        self.output_ranges: list[Range] | None = None
+        self.hear: Hear | None = None
         self._programming_seed = seed
         self._mark: WeightMark | None = None
         self._loaded_current = False
-        self._arrays: Arrays | None = None
-        self._input_observer = RangeObserver()
-        self._output_observers: list[RangeObserver] = []
+        self._arrays: Reading | None = None
+        self._calibration = CrossbarRanges(design)
 
     # what and where
 
@@ -63,7 +67,7 @@ class CrossbarLayer(HardwareLayer):
         """Arrays, cells used and multiply-accumulates of the layer."""
         columns = -(-self.weight.shape[0] // self.operator.groups // self.design.weights_per_row)
         arrays = -(-self.operator.groups // self.groups_per_array) * len(self.tiles) * columns
-        cells = self.weight.numel() * 2 * self.design.mapping.slices
+        cells = self.weight.numel() * self.design.mapping.crosspoints * self.design.mapping.slices
         notes = [self.note] if self.note else []
         if self.groups_per_array > 1:
             notes.append(f"{self.operator.groups} groups, {self.groups_per_array} to an array as diagonal blocks, read one after the other")
@@ -90,6 +94,12 @@ class CrossbarLayer(HardwareLayer):
         """Return how many input vectors a call with these outputs drove: one for each position of each group."""
         return self.operator.positions(outputs) * self.operator.groups
 
+    @property
+    def references(self) -> int:
+        """Reference columns of the layer in each slice: one for each array's outputs, where the mapping has any."""
+        blocks = len(output_blocks(self.design, self.operator, self.weight.shape[0]))
+        return self.operator.groups * blocks * self.design.mapping.reference_columns
+
     # programming
 
     @property
@@ -107,10 +117,14 @@ class CrossbarLayer(HardwareLayer):
     def program(self, seed: int, trial: int) -> None:
         """Draw the conductances of every cell for this (seed, trial)."""
         mapped = self._map()
-        self.cells = self._draw(mapped, Key.of(seed=seed, trial=trial, layer=self.name, purpose="program"))
+        self.cells = self._draw(mapped, self.programming_key(seed, trial))
         self._programming_seed, self.trial, self._age, self.reads = seed, trial, Fraction(0), 0
         self._mark = WeightMark.of(self.weight)
         self._arrays = None
+
+    def programming_key(self, seed: int, trial: int) -> Key:
+        """Return the stream that programming an instance draws from."""
+        return Key.of(seed=seed, trial=trial, layer=self.name, purpose="program")
 
     def age(self, seconds: float) -> None:
         """Recompute the conductances for a time further from programming."""
@@ -120,7 +134,9 @@ class CrossbarLayer(HardwareLayer):
         self._arrays = None
 
     def _map(self) -> MappedWeights:
-        return self.design.mapping.map(self.weight.detach(), self.design.cell)
+        weight = self.weight.detach()
+        mapped = self.design.mapping.map(weight, self.design.cell, self.references)
+        return mapped if self.treatment is None else self.treatment.map(mapped, weight)
 
     def _draw(self, mapped: MappedWeights, key: Key) -> ProgrammedCells:
         targets = mapped.targets_siemens
@@ -134,7 +150,7 @@ class CrossbarLayer(HardwareLayer):
         if not bool(torch.isfinite(cells.conductance).all()):
             name = type(self.design.cell).__name__
             raise ValueError(f"`{name}.program` must return finite conductances, but got NaN or infinity in layer `{self.name}`")
-        return cells
+        return cells if self.treatment is None else self.treatment.program(mapped, cells, self.design.cell, key)
 
     def _stand(self, cells: ProgrammedCells, seconds: float, key: Key) -> Tensor:
         """Return the conductances as they stand some time after programming: drifted, stuck ones at their place, at temperature."""
@@ -147,22 +163,51 @@ class CrossbarLayer(HardwareLayer):
             conductance = self.design.stuck.apply(conductance, key.fold("stuck"), self.design.cell)
         return conductance if self.design.temperature is None else self.design.temperature.apply(conductance)
 
-    def _effective(self, mapped: MappedWeights, conductance: Tensor, seconds: float) -> Arrays:
-        return build_arrays(self.design, mapped, conductance, seconds, self.operator, self.tiles)
+    def _effective(self, mapped: MappedWeights, conductance: Tensor, seconds: float, key: Key) -> Reading:
+        arrays = build_arrays(self.design, mapped, conductance, seconds, self.operator, self.tiles)
+        return Reading(
+            self.design, self.operator, arrays, self._converters(key), self.input_range, self.output_ranges, self.hear
+        )
+
+    def _converters(self, key: Key) -> ConverterTables | None:
+        outputs, device = self.weight.shape[0], self.weight.device
+        return converter_tables(self.design, self.operator, self.tiles, outputs, self.groups_per_array, key, device)
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _instance(self) -> Arrays:
+    def _instance(self) -> Reading:
         """Return what the next eval read multiplies by, programming the first instance if there is none."""
         if self.cells is None:
             self.program(self._programming_seed, self.trial)
         self._require_current_masters()
         if self._arrays is None:
-            cells = self.cells
-            assert cells is not None
-            key = Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="drift")
-            self._arrays = self._effective(self._map(), self._stand(cells, self.seconds, key), self.seconds)
+            key = Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="converters")
+            self._arrays = self._effective(self._map(), self.conductance, self.seconds, key)
+        reading = self._arrays
+        if reading.input_range is not self.input_range or reading.output_ranges is not self.output_ranges or reading.hear is not self.hear:
+            self._arrays = replace(reading, input_range=self.input_range, output_ranges=self.output_ranges, hear=self.hear)
         return self._arrays
+
+    @property
+    @torch.no_grad()
+    def conductance(self) -> Tensor:
+        """Conductances as the cells stand, siemens, shape (slices, 2, *weight.shape): drifted, faults included, at temperature."""
+        if self.cells is None:
+            self.program(self._programming_seed, self.trial)
+        assert self.cells is not None
+        return self._stand(self.cells, self.seconds, Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="drift"))
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def adopt(self, conductance: Tensor, seed: int, trial: int) -> None:
+        """Take conductances, of the shape of `conductance`, for those of cells just programmed; what drift needs is drawn as ever."""
+        self.program(seed, trial)
+        assert self.cells is not None
+        drawn = self.cells
+        reached = conductance.to(drawn.conductance)
+        if self.design.temperature is not None:
+            reached = reached / self.design.temperature.factor
+        self.cells = ProgrammedCells(reached.contiguous(), drawn.memory)
 
     def _require_current_masters(self) -> None:
         if self.cells is not None and not self._masters_are_current():
@@ -187,67 +232,18 @@ class CrossbarLayer(HardwareLayer):
                 mapped = self._map()
                 # Fabricated once, programmed anew at each forward: what is keyed by the read counter changes, the devices stay.
                 cells = self._draw(mapped, key.fold("program").at(self.training_reads))
-                arrays = self._effective(mapped, self._stand(cells, 0.0, key.fold("drift").at(self.training_reads)), 0.0)
+                stand = self._stand(cells, 0.0, key.fold("drift").at(self.training_reads))
+                reading = self._effective(mapped, stand, 0.0, key.fold("converters"))
             key = key.fold("read").at(self.training_reads)
         else:
-            arrays = self._instance()
+            reading = self._instance()
             self.reads += 1
             key = Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="read", read=self.reads)
         if torch.is_grad_enabled() and (surrounded.requires_grad or self.weight.requires_grad):
-            read: Tensor = _Read.apply(surrounded, self.weight, self, arrays, key)  # type: ignore[no-untyped-call]
-        else:
-            read, _, _ = self._read(surrounded, arrays, key)
-        return self._with_bias(read)
-
-    def _read(self, inputs: Tensor, arrays: Arrays, key: Key) -> tuple[Tensor, Tensor, float]:
-        """Return the outputs without bias, the inputs as the rows see them (in DAC codes), and the value of one code."""
-        design = self.design
-        inputs = inputs.contiguous()
-        input_unit = 1.0
-        if design.dac is not None:
-            scale = self.input_range if self.input_range is not None else float(inputs.abs().amax()) if inputs.numel() else 0.0
-            if scale > 0:
-                input_unit = design.dac.step(scale)
-                inputs = quantize(inputs, input_unit, -design.dac.limit, design.dac.limit, unit=1.0)
-        if design.current_voltage is not None:
-            full = (self.input_range or 0.0) / input_unit if self.input_range else float(inputs.abs().amax()) if inputs.numel() else 0.0
-            if full > 0:
-                inputs = design.current_voltage.relative_current(inputs / full) * full
-        single_unit = arrays.unit if isinstance(arrays.unit, float) else 1.0
-        output: Tensor | None = None
-        for s, radix in enumerate(arrays.radix):
-            for t, (tile, terms) in enumerate(zip(arrays.tiles, arrays.terms[s], strict=True)):
-                part = self.operator.tile_inputs(inputs, tile)
-                currents = self.operator(part, terms.weight)
-                variance = terms.variance(self.operator, part)
-                output = self._convert(currents, variance, key.fold(s, t), output, s, input_unit, radix * single_unit * input_unit)
-        assert output is not None
-        if isinstance(arrays.unit, Tensor):
-            output = output * self._along_outputs(arrays.unit)
-        return output, inputs, input_unit
-
-    def _convert(
-        self, currents: Tensor, variance: Tensor | None, key: Key, output: Tensor | None, s: int, input_unit: float, scale: float
-    ) -> Tensor:
-        """Add read noise to one array's column sums, round them to ADC codes, and add them to the output."""
-        adc = self.design.adc
-        if adc is None and variance is None:
-            return currents if scale == 1.0 else currents * scale
-        step, limit = 0.0, 0
-        if adc is not None:
-            fixed = None if self.output_ranges is None else self.output_ranges[s] / input_unit
-            full = fixed if fixed is not None else float(currents.abs().amax()) if currents.numel() else 0.0
-            step, limit = (adc.step(full), adc.limit) if full > 0 else (0.0, 0)
-        return convert(
-            currents.contiguous(),
-            variance=None if variance is None else variance.contiguous(),
-            key=key if variance is not None else None,
-            step=step,
-            limit=limit,
-            scale=scale,
-            out=currents if output is None and currents.is_contiguous() else output,
-            accumulate=output is not None,
-        )
+            read: Tensor = _Read.apply(surrounded, self.weight, self, reading, key)  # type: ignore[no-untyped-call]
+            return self._with_bias(read)
+        with torch.no_grad():
+            return reading(surrounded, key, bias=self.bias)[0]
 
     def _along_outputs(self, values: Tensor) -> Tensor:
         return values if self.operator.dimensions == 0 else values.reshape(-1, *[1] * self.operator.dimensions)
@@ -271,79 +267,44 @@ class CrossbarLayer(HardwareLayer):
 
     # calibration
 
+    @property
+    def calibration_passes(self) -> int:
+        """Two where converters see digits of the inputs, which are known only once the DAC's range is."""
+        return self._calibration.passes
+
     def start_calibration(self) -> None:
         """Forget what was observed."""
-        self._input_observer = RangeObserver()
-        self._output_observers = [RangeObserver() for _ in range(self.design.mapping.slices)]
+        self._calibration = CrossbarRanges(self.design)
+
+    def next_calibration_pass(self, number: int) -> None:
+        """Choose the DAC's range before the second pass."""
+        self._calibration.start_pass(number)
 
     def finish_calibration(self, source: str) -> list[str]:
         """Set the full scales of DAC and ADC; returns what fell back to each batch's own maximum."""
-        warnings = []
-        design = self.design
-        self.input_range = None if design.dac is None else full_scale(design.dac, self._input_observer)
-        self.output_ranges = None
-        if design.adc is not None:
-            ranges = [full_scale(design.adc, observer) for observer in self._output_observers] or [None]
-            given = [r for r in ranges if r is not None]
-            # A slice that no weight reaches was never seen to carry a current: any range fits it.
-            self.output_ranges = [r if r is not None else max(given) for r in ranges] if given else None
-        self.ranges = tuple(self._describe_ranges())
-        for converter, found, label in ((design.dac, self.input_range, "DAC"), (design.adc, self.output_ranges, "ADC")):
-            if converter is not None and found is None and converter.range_policy != "per_batch":
-                warnings.append(
-                    f"Layer `{self.name}`: {label} range policy '{converter.range_policy}' had no {source}; "
-                    "the range is each batch's own maximum"
-                )
+        self.input_range, self.output_ranges = self._calibration.input_range(), self._calibration.output_ranges()
+        self.ranges = tuple(self._calibration.describe(self.name))
+        warnings = self._calibration.warnings(self.name, source)
+        # The observations are of no use any more, and many with a range for each column.
+        self._calibration = CrossbarRanges(self.design)
         return warnings
-
-    def _describe_ranges(self) -> Iterator[ConverterRange]:
-        dac, adc, chosen = self.design.dac, self.design.adc, self.output_ranges
-        if dac is not None:
-            yield ConverterRange.of(self.name, "DAC", dac, self.input_range, self._input_observer)
-        for s, observer in enumerate(self._output_observers if adc is not None else ()):
-            assert adc is not None
-            name = "ADC" if len(self._output_observers) == 1 else f"ADC of slice {s}"
-            yield ConverterRange.of(self.name, name, adc, None if chosen is None else chosen[s], observer)
 
     @torch.no_grad()
     def _observe(self, inputs: Tensor) -> Tensor:
-        self._input_observer.add(inputs)
-        mapped = self._map()
-        if self.design.adc is not None:
-            for s, codes in enumerate(mapped.codes):
-                for tile in self.tiles:
-                    currents = self.operator(self.operator.tile_inputs(inputs, tile), self.operator.tile_weight(codes, tile))
-                    self._output_observers[s].add(currents)
+        self._calibration.add(inputs, self._nominal)
         return self._with_bias(self.operator(inputs, self.weight))
+
+    def _nominal(self) -> Reading:
+        """Return the layer with cells exactly at their targets."""
+        mapped = self._map()
+        cell = IdealCell(g_min_siemens=self.design.cell.g_min_siemens, g_max_siemens=self.design.cell.g_max_siemens)
+        design = self.design.replace(cell=cell, wires=None)
+        return Reading(design, self.operator, build_arrays(design, mapped, mapped.targets_siemens, 0.0, self.operator, self.tiles))
 
     @torch.no_grad()
     def cost(self, inputs: Tensor, outputs: Tensor) -> list[Cost]:
         """Return the cost rows of one read of these inputs, from the target conductances and the inputs' own voltages."""
-        design, groups = self.design, self.operator.groups
-        surrounded = self.operator.surround(inputs)
-        targets = self._map().targets_siemens
-        # All cells of a row see the same voltage: sum their conductances first, and one output a group carries sum V^2 G.
-        row_siemens = targets.sum(dim=(0, 1)).unflatten(0, (groups, -1)).sum(1)
-        scale = self.input_range if self.input_range is not None else float(surrounded.abs().amax())
-        squared = (surrounded / scale).clamp(-1, 1) ** 2 if scale > 0 else surrounded
-        siemens = float(self.operator(squared, row_siemens).double().sum())
-        vectors, slices = self.vectors(outputs), design.mapping.slices
-        columns = self.weight.shape[0] // groups
-        rows = self.weight[0].numel()
-        conversions = vectors * columns * slices * len(self.tiles)
-        activity = CrossbarActivity(
-            arrays=self.placement.arrays,
-            cells=self.weight.numel() * 2 * slices,
-            vectors=self.operator.positions(outputs) * self.groups_per_array,
-            row_conversions=vectors * rows * -(-columns // design.weights_per_row),
-            column_conversions=conversions,
-            columns_used=min(columns, design.weights_per_row) * slices,
-            relative_siemens=siemens,
-            macs=vectors * rows * columns,
-            bytes_in=-(-vectors * rows * (design.dac.bits if design.dac else 32) // 8),
-            bytes_out=-(-conversions * (design.adc.bits if design.adc else 32) // 8),
-        )
-        return crossbar_cost(design, self.name, activity)
+        return layer_cost(self, inputs, outputs)
 
     # state
 
@@ -352,6 +313,7 @@ class CrossbarLayer(HardwareLayer):
         return {
             "design": self.design.fingerprint(),
             "cells": None if self.cells is None else {"conductance": self.cells.conductance, "memory": dict(self.cells.memory)},
+            "treatment": None if self.treatment is None else self.treatment.state(),
             "current": self._masters_are_current(),
             "programming_seed": self._programming_seed,
             "trial": self.trial,
@@ -372,7 +334,8 @@ class CrossbarLayer(HardwareLayer):
             )
         cells = state["cells"]
         if cells is not None:
-            expected = (self.design.mapping.slices, 2, *self.weight.shape)
+            mapping, (outputs, *rest) = self.design.mapping, self.weight.shape
+            expected = (mapping.slices, mapping.crosspoints, outputs + self.references, *rest)
             if tuple(cells["conductance"].shape) != expected:
                 got = tuple(cells["conductance"].shape)
                 raise ValueError(f"Layer `{self.name}`: the stored conductances must have shape {expected}, but got {got}")
@@ -380,6 +343,7 @@ class CrossbarLayer(HardwareLayer):
                 cells["conductance"].to(self.weight.device), {name: value.to(self.weight.device) for name, value in cells["memory"].items()}
             )
         self.cells = cells
+        self.treatment = treatment_of(state["treatment"], self.weight.device)
         self._programming_seed, self.trial, self._age = state["programming_seed"], state["trial"], Fraction(state["age"])
         self.reads, self.training_reads = state["reads"], state["training_reads"]
         self.input_range, self.output_ranges = state["input_range"], state["output_ranges"]
@@ -400,6 +364,7 @@ class CrossbarLayer(HardwareLayer):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.cells is not None:
             self.cells = ProgrammedCells(fn(self.cells.conductance), {name: fn(value) for name, value in self.cells.memory.items()})
+        self.treatment = None if self.treatment is None else self.treatment.to(fn)
         self._arrays = None
         self._mark = WeightMark.of(self.weight) if current else None
         return self
@@ -425,11 +390,13 @@ class _Read(torch.autograd.Function):
     """A read whose gradient passes straight through noise and rounding; inputs beyond the DAC's range get none."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, layer: CrossbarLayer, arrays: Arrays, key: Key) -> Tensor:
-        output, codes, unit = layer._read(inputs, arrays, key)
-        ctx.layer, ctx.arrays, ctx.unit = layer, arrays, unit
-        limit = layer.input_range
-        ctx.save_for_backward(codes, None if limit is None or layer.design.dac is None else inputs.abs() <= limit)
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, layer: CrossbarLayer, reading: Reading, key: Key) -> Tensor:
+        output, codes, unit = reading(inputs, key, keep=True)
+        ctx.layer, ctx.arrays, ctx.unit = layer, reading.arrays, unit
+        limit, dac, inside = layer.input_range, layer.design.dac, None
+        if limit is not None and dac is not None:
+            inside = (inputs <= limit) & (inputs >= (-limit if dac.signed else 0.0))
+        ctx.save_for_backward(codes, inside)
         return output
 
     @staticmethod

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simulator.operations import adding
 from simulator.weight_layers import NotMappedError
 
 POINTWISE = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -62,7 +63,8 @@ class TransposedConvolution(nn.Module):
             raise ValueError("Argument `output_size` must be None on hardware, but got a size; give the layer its output_padding")
         # Each group of taps lands on the positions that it overlaps: a transposed convolution with ones, digital additions only.
         products = self.taps(inputs)
-        result: Tensor = OVERLAP[self.dimensions](
-            products, self.overlap.to(products.dtype), self.bias, groups=self.outputs, **self.settings
-        )
+        with adding():
+            result: Tensor = OVERLAP[self.dimensions](
+                products, self.overlap.to(products.dtype), self.bias, groups=self.outputs, **self.settings
+            )
         return result

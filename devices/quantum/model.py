@@ -1,0 +1,261 @@
+"""The Hamiltonian of coupled transmons in a rotating frame, its dressed states, and evolution under the samples of a schedule."""
+
+import math
+import os
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import linear_sum_assignment, minimize_scalar
+from torch import Tensor
+
+from devices.design import DesignError
+from kernels.pulses import DrivenSystem, carrier_averages, driven_system, evolve
+
+if TYPE_CHECKING:
+    from devices.quantum.backend import TransmonBackend
+
+TWO_PI = 2 * math.pi
+BYTES_PER_NUMBER = 16
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a channel does: the transmon that it drives, and the frequency that its frame starts with, rad/s."""
+
+    transmon: int
+    frequency: float
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """The samples of a schedule as the transmons see them.
+
+    Attributes
+    ----------
+    channels
+        Names of the channels that play.
+    samples
+        ``(samples, channels)`` complex128, with the phases of their frames.
+    carriers
+        What a sample sees of the channels' carriers, ``(samples, 2, channels)``; see `carrier_averages`.
+    """
+
+    channels: tuple[str, ...]
+    samples: npt.NDArray[np.complex128]
+    carriers: npt.NDArray[np.complex128]
+
+    @property
+    def duration(self) -> int:
+        """Samples."""
+        return len(self.samples)
+
+
+class TransmonModel:
+    """A backend made ready to evolve states.
+
+    State i has transmon q in level ``(i // levels^q) % levels``. The frame rotates at one frequency for all transmons, chosen so that the
+    energies in it spread least: couplings stand still there, and drives turn.
+
+    Parameters
+    ----------
+    backend
+        The design.
+    """
+
+    def __init__(self, backend: "TransmonBackend") -> None:
+        self.levels, self.count = backend.levels, len(backend.transmons)
+        self.dimension = self.levels**self.count
+        self.backend = backend
+        require_memory(backend, 4 * self.dimension**2, "unitary evolution")
+        index = np.arange(self.dimension)
+        self.occupations = np.stack([index // self.levels**q % self.levels for q in range(self.count)])
+        frequencies = TWO_PI * np.array([one.frequency_hertz for one in backend.transmons])
+        bending = sum(
+            TWO_PI * one.anharmonicity_hertz / 2 * n * (n - 1) for one, n in zip(backend.transmons, self.occupations, strict=True)
+        )
+        self.frame = _narrowest_frame(frequencies, self.occupations, np.asarray(bending))
+        self.diagonal = (frequencies - self.frame) @ self.occupations + bending
+        for one in backend.couplings:
+            self.diagonal = self.diagonal + TWO_PI * one.zz_hertz * self.occupations[one.transmons[0]] * self.occupations[one.transmons[1]]
+        self.system = self._system()
+        self.lines = self._lines()
+
+    def _system(self) -> DrivenSystem:
+        size = self.dimension
+        rows, columns, values = [np.arange(size)], [np.arange(size)], [self.diagonal]
+        for one in self.backend.couplings:
+            a, b = one.transmons
+            # a^dagger b: raises a, lowers b.
+            start = np.nonzero((self.occupations[a] < self.levels - 1) & (self.occupations[b] > 0))[0]
+            end = start + self.levels**a - self.levels**b
+            weight = TWO_PI * one.exchange_hertz * np.sqrt((self.occupations[a][start] + 1) * self.occupations[b][start])
+            rows += [end, start]
+            columns += [start, end]
+            values += [weight, weight]
+        static = _sparse([np.concatenate(rows), np.concatenate(columns)], np.concatenate(values), (size, size))
+        numbers, lower, upper, weights = [], [], [], []
+        for q in range(self.count):
+            excited = np.nonzero(self.occupations[q] > 0)[0]
+            numbers.append(np.full(len(excited), q))
+            lower.append(excited - self.levels**q)
+            upper.append(excited)
+            weights.append(np.sqrt(self.occupations[q][excited]))
+        parts = [np.concatenate(numbers), np.concatenate(lower), np.concatenate(upper)]
+        operators = _sparse(parts, np.concatenate(weights), (self.count, size, size))
+        return driven_system(static, operators, self.backend.sample_seconds)
+
+    def _lines(self) -> dict[str, Line]:
+        own = [TWO_PI * hertz for hertz in self.backend.frame_hertz]
+        lines = {f"d{q}": Line(q, own[q]) for q in range(self.count)}
+        lines |= {f"u{k}": Line(one.driven, own[one.frame_of]) for k, one in enumerate(self.backend.control_channels)}
+        return lines
+
+    @cached_property
+    def frame_rates(self) -> npt.NDArray[np.float64]:
+        """How fast each dressed state turns in the frame of the transmons' own drives, against this model's frame, rad/s."""
+        own = np.array([self.lines[f"d{q}"].frequency for q in range(self.count)]) - self.frame
+        rates: npt.NDArray[np.float64] = own @ self.occupations
+        return rates
+
+    @cached_property
+    def dressing(self) -> tuple[npt.NDArray[np.float64], Tensor]:
+        """Energies of the dressed states, rad/s in this frame, and the states as columns, each under the label it is nearest to.
+
+        The exchange keeps the number of excitations, so each number is a block of its own.
+        """
+        dense = self.system.static.to_dense().numpy()
+        energies = np.zeros(self.dimension)
+        states = np.zeros((self.dimension, self.dimension), np.complex128)
+        excitations = self.occupations.sum(0)
+        for total in range(int(excitations.max()) + 1):
+            block = np.nonzero(excitations == total)[0]
+            found, vectors = np.linalg.eigh(dense[np.ix_(block, block)])
+            labels, chosen = linear_sum_assignment(-np.abs(vectors))
+            vectors = vectors[:, chosen]
+            vectors = vectors * np.exp(-1j * np.angle(vectors[labels, labels]))
+            energies[block] = found[chosen]
+            states[np.ix_(block, block)] = vectors
+        return energies, torch.from_numpy(states)
+
+    def mixing(self, channels: tuple[str, ...]) -> npt.NDArray[np.complex128]:
+        """Return what each channel at amplitude 1 adds to the drive of each transmon, rad/s, crosstalk included."""
+        matrix = np.zeros((self.count, len(channels)), np.complex128)
+        leakage = self.backend.crosstalk
+        for c, name in enumerate(channels):
+            source = self.lines[name].transmon
+            for q, one in enumerate(self.backend.transmons):
+                share = 1.0 if q == source else (0.0 if leakage is None else leakage[q][source])
+                matrix[q, c] = math.pi * one.drive_hertz * share
+        return matrix
+
+    def carriers(
+        self, channels: tuple[str, ...], frequencies: npt.NDArray[np.float64], phases: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[np.complex128]:
+        """Return the averages of carriers of these frequencies, ``(samples, channels)`` rad/s, over each exponential."""
+        return carrier_averages(frequencies - self.frame, self.backend.sample_seconds, phases)
+
+    def steady_carriers(self, channels: tuple[str, ...], duration: int) -> npt.NDArray[np.complex128]:
+        """Return the averages of the carriers of channels whose frequencies stay as they start."""
+        frequencies = np.array([self.lines[name].frequency for name in channels])
+        return self.carriers(channels, np.broadcast_to(frequencies, (duration, len(channels))))
+
+    # states
+
+    def to_bare(self, states: Tensor) -> Tensor:
+        """Return rows of amplitudes of dressed states as amplitudes of bare ones."""
+        return states @ self.dressing[1].T
+
+    def to_dressed(self, states: Tensor, samples: int) -> Tensor:
+        """Return rows of bare amplitudes after so many samples as dressed ones, in the frame of the transmons' own drives."""
+        turned = torch.from_numpy(np.exp(1j * np.remainder(self.frame_rates * (samples * self.backend.sample_seconds), TWO_PI)))
+        return (states @ self.dressing[1].conj()) * turned
+
+    def evolve(self, samples: Tensor, channels: tuple[str, ...], carriers: npt.NDArray[np.complex128], states: Tensor) -> Tensor:
+        """Evolve rows of bare amplitudes under samples ``(1 or batch, samples, channels)``; stretches without a pulse go by at once."""
+        mixing = self.mixing(channels)
+        busy = np.zeros(samples.shape[1], bool) if not channels else (samples.detach() != 0).any(2).any(0).cpu().numpy()
+        for first, last, driven in _stretches(busy):
+            if driven:
+                states = evolve(self.system, samples[:, first:last], carriers[first:last], mixing, states)
+            else:
+                states = self.wait(states, last - first)
+        return states
+
+    def wait(self, states: Tensor, samples: int) -> Tensor:
+        """Evolve rows of bare amplitudes for so many samples without pulses, exactly."""
+        energies, vectors = self.dressing
+        turned = torch.from_numpy(np.exp(-1j * np.remainder(energies * (samples * self.backend.sample_seconds), TWO_PI)))
+        return ((states @ vectors.conj()) * turned) @ vectors.T
+
+
+@lru_cache(maxsize=64)
+def model_of(backend: "TransmonBackend") -> TransmonModel:
+    """Return the model of a backend; equal designs share one.
+
+    Examples
+    --------
+    >>> from devices import TransmonBackend
+    >>> model_of(TransmonBackend.preset("jakarta_like")).dimension
+    9
+    """
+    return TransmonModel(backend)
+
+
+SHORTEST_WAIT = 32
+"""Samples without a pulse from which on it pays to take them at once."""
+
+
+def _stretches(busy: npt.NDArray[np.bool_]) -> list[tuple[int, int, bool]]:
+    """Return (first, last, whether driven) of stretches of samples; short gaps belong to the pulses around them."""
+    if not len(busy):
+        return []
+    edges = [0, *(np.nonzero(np.diff(busy))[0] + 1).tolist(), len(busy)]
+    found: list[tuple[int, int, bool]] = []
+    for first, last in zip(edges, edges[1:], strict=False):
+        driven = bool(busy[first]) or last - first < SHORTEST_WAIT
+        if found and found[-1][2] == driven:
+            found[-1] = (found[-1][0], last, driven)
+        else:
+            found.append((first, last, driven))
+    return found
+
+
+def require_memory(backend: "TransmonBackend", numbers: int, what: str) -> None:
+    """Raise DesignError where so many complex numbers do not fit into this machine's memory.
+
+    Examples
+    --------
+    >>> from devices import TransmonBackend
+    >>> require_memory(TransmonBackend.preset("jakarta_like"), 81, "unitary evolution")
+    """
+    needed, there = numbers * BYTES_PER_NUMBER, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise DesignError(
+            f"TransmonBackend: `transmons` and `levels` must fit into memory, but {what} of {len(backend.transmons)} transmons of "
+            f"{backend.levels} levels needs {needed:.3g} bytes of the {there:.3g} that there are; take fewer of either"
+        )
+
+
+def _narrowest_frame(frequencies: npt.NDArray[np.float64], occupations: npt.NDArray[np.int64], bending: npt.NDArray[np.float64]) -> float:
+    """Return the frequency of the frame in which the energies spread least."""
+    total = frequencies @ occupations + bending
+    excitations = occupations.sum(0)
+
+    def spread(frame: float) -> float:
+        energies = total - frame * excitations
+        return float(energies.max() - energies.min())
+
+    low, high = float(frequencies.min()), float(frequencies.max())
+    margin = max(float(np.abs(bending).max()), 1.0)
+    found = minimize_scalar(spread, bounds=(low - margin, high + margin), method="bounded", options={"xatol": 1e3})
+    return float(found.x)
+
+
+def _sparse(indices: Any, values: npt.NDArray[np.float64], shape: tuple[int, ...]) -> Tensor:
+    return torch.sparse_coo_tensor(
+        torch.from_numpy(np.stack(indices)), torch.from_numpy(values.astype(np.complex128)), shape, check_invariants=False
+    ).coalesce()

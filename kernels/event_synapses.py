@@ -1,0 +1,218 @@
+"""Synapses driven by events: only the weights of inputs that spiked are read, and added in a fixed order.
+
+The order is that of the inputs, so a dense sum over all inputs in that order, zeros included, has the same bits.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.event_loops import add_rows, scatter, scatter_plain
+
+Pair = tuple[int, int]
+
+LINEAR_CROSSOVER: Final = {torch.float32: 0.25, torch.int8: 0.35}
+CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.05, torch.int8: 0.05}
+"""Share of inputs that spike below which events take less CPU time than torch's dense product, by the weights' type: measured on one
+thread with 784 inputs and 1000 outputs, and with 3x3 kernels on 16 to 64 channels, by ``benchmarks/speed/spikes.py``."""
+
+
+@dataclass(frozen=True, eq=False)
+class EventKernel:
+    """The weights of a two-dimensional convolution, laid out for `event_convolution`.
+
+    Attributes
+    ----------
+    rows
+        Shape (inputs, kernel height, kernel width, outputs of a group), contiguous; turned by half a turn where `plain`.
+    outputs
+        Output channels.
+    stride, padding, dilation
+        As in torch, each for height and width.
+    groups
+        Groups of channels.
+    plain
+        Whether the stride is 1, with one group, no dilation and no more padding than the kernel reaches.
+    """
+
+    rows: Tensor
+    outputs: int
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    plain: bool
+
+    @classmethod
+    def of(cls, weight: Tensor, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1), groups: int = 1) -> "EventKernel":
+        """Lay out weights of torch's shape (outputs, inputs of a group, kernel height, kernel width).
+
+        Examples
+        --------
+        >>> EventKernel.of(torch.ones(4, 2, 3, 3), padding=(1, 1)).rows.shape
+        torch.Size([2, 3, 3, 4])
+        """
+        if weight.dim() != 4 or groups < 1 or weight.shape[0] % groups:
+            raise ValueError(
+                f"Argument `weight` must have shape (outputs, inputs, height, width) with outputs a multiple of `groups` = {groups}, but got "
+                f"{tuple(weight.shape)}; do reshape it."
+            )
+        tall, wide = weight.shape[2:]
+        plain = groups == 1 and stride == (1, 1) and dilation == (1, 1) and padding[0] < tall and padding[1] < wide
+        held = weight.detach()
+        share = weight.shape[0] // groups
+        # (groups, outputs of a group, inputs of a group, ...) -> inputs in torch's order, each with the outputs of its group
+        rows = held.reshape(groups, share, *weight.shape[1:]).permute(0, 2, 3, 4, 1).reshape(-1, tall, wide, share)
+        return cls((rows.flip(1, 2) if plain else rows).contiguous(), weight.shape[0], stride, padding, dilation, groups, plain)
+
+
+def event_linear(spikes: Tensor, rows: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """Return the currents that spikes cause through a matrix: ``bias + sum of the rows whose input spiked``, in ascending order.
+
+    Parameters
+    ----------
+    spikes
+        Shape (vectors, inputs), uint8, contiguous: how often each input spiked, mostly 0 or 1.
+    rows
+        Weights of shape (inputs, outputs), float32 or int8, int16, int32, contiguous: torch's weight transposed.
+    bias
+        Shape (outputs,), of the type of the sums; None for zero.
+    out
+        Where the sums go; None for a new tensor of float32, or of int32 for integer weights.
+
+    Returns
+    -------
+    Tensor
+        Shape (vectors, outputs).
+
+    Raises
+    ------
+    ValueError
+        If a shape or dtype does not fit, or a tensor does not lie on the CPU.
+
+    Examples
+    --------
+    >>> spikes = torch.tensor([[1, 0, 1]], dtype=torch.uint8)
+    >>> event_linear(spikes, torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]))
+    tensor([[ 4., 40.]])
+    """
+    kind = _sum_type("rows", rows)
+    if spikes.dim() != 2 or rows.dim() != 2 or spikes.shape[1] != rows.shape[0]:
+        raise ValueError(
+            f"Arguments `spikes` and `rows` must have shapes (vectors, inputs) and (inputs, outputs), but got {tuple(spikes.shape)} and "
+            f"{tuple(rows.shape)}; do transpose the weight."
+        )
+    _check("spikes", spikes, torch.uint8)
+    result = _out(out, (spikes.shape[0], rows.shape[1]), kind)
+    result.copy_(_bias(bias, rows.shape[1], kind).expand_as(result))
+    add_rows(spikes.numpy(), rows.detach().numpy(), result.numpy())
+    return result
+
+
+def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """Return the currents that spikes cause through a convolution, event after event: channel by channel, row by row.
+
+    Parameters
+    ----------
+    spikes
+        Shape (vectors, channels, height, width), uint8, contiguous: how often each input spiked, mostly 0 or 1.
+    kernel
+        From `EventKernel.of`.
+    bias
+        Shape (outputs,), of the type of the sums; None for zero.
+    out
+        Where the sums go; None for a new tensor of float32, or of int32 for integer weights.
+
+    Returns
+    -------
+    Tensor
+        Shape (vectors, outputs, out height, out width), as torch's convolution.
+
+    Raises
+    ------
+    ValueError
+        If a shape or dtype does not fit, or a tensor does not lie on the CPU.
+
+    Examples
+    --------
+    >>> spikes = torch.zeros(1, 1, 3, 3, dtype=torch.uint8)
+    >>> spikes[0, 0, 1, 1] = 1
+    >>> event_convolution(spikes, EventKernel.of(torch.arange(9.0).reshape(1, 1, 3, 3), padding=(1, 1)))[0, 0]
+    tensor([[8., 7., 6.],
+            [5., 4., 3.],
+            [2., 1., 0.]])
+    """
+    kind = _sum_type("kernel.rows", kernel.rows)
+    inputs, tall, wide, _ = kernel.rows.shape
+    if spikes.dim() != 4 or spikes.shape[1] != inputs:
+        raise ValueError(f"Argument `spikes` must have shape (vectors, {inputs}, height, width), but got {tuple(spikes.shape)}; do reshape it.")
+    _check("spikes", spikes, torch.uint8)
+    size = [
+        (spikes.shape[2 + i] + 2 * kernel.padding[i] - kernel.dilation[i] * (length - 1) - 1) // kernel.stride[i] + 1
+        for i, length in enumerate((tall, wide))
+    ]
+    if min(size) < 1:
+        raise ValueError(f"Argument `spikes` must be as large as the kernel, but {tuple(spikes.shape)} leaves no output; do pad it.")
+    result = _out(out, (spikes.shape[0], kernel.outputs, *size), kind)
+    start = _bias(bias, kernel.outputs, kind).contiguous().numpy()
+    if kernel.plain:
+        cut = tall - 1 - kernel.padding[0], wide - 1 - kernel.padding[1]
+        scatter_plain(spikes.numpy(), kernel.rows.numpy(), start, result.numpy(), *cut)
+    else:
+        options = (np.array(pair, np.int64) for pair in (kernel.stride, kernel.padding, kernel.dilation))
+        scatter(spikes.numpy(), kernel.rows.numpy(), start, result.numpy(), *options, kernel.groups)
+    return result
+
+
+def events_are_faster(rate: float, weight: Tensor) -> bool:
+    """Return whether events take less CPU time than a dense product, from the share of inputs that spike and the kind of the weights.
+
+    Parameters
+    ----------
+    rate
+        Spikes an input and time step.
+    weight
+        In torch's layout: two dimensions of a linear layer, four of a convolution.
+
+    Examples
+    --------
+    >>> events_are_faster(0.05, torch.ones(1000, 784)), events_are_faster(0.5, torch.ones(1000, 784))
+    (True, False)
+    """
+    table = LINEAR_CROSSOVER if weight.dim() == 2 else CONVOLUTION_CROSSOVER
+    return rate < table[torch.float32 if weight.is_floating_point() else torch.int8]
+
+
+def _sum_type(name: str, weights: Tensor) -> torch.dtype:
+    if weights.dtype not in (torch.float32, torch.int8, torch.int16, torch.int32):
+        raise ValueError(f"Argument `{name}` must be float32, int8, int16 or int32, but got {weights.dtype}; do convert it.")
+    _check(name, weights, weights.dtype)
+    return torch.float32 if weights.is_floating_point() else torch.int32
+
+
+def _check(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise ValueError(
+            f"Argument `{name}` must be contiguous {str(dtype).removeprefix('torch.')} on the CPU, but got "
+            f"{str(tensor.dtype).removeprefix('torch.')} with strides {tensor.stride()} on {tensor.device}; do convert it."
+        )
+
+
+def _bias(bias: Tensor | None, outputs: int, kind: torch.dtype) -> Tensor:
+    if bias is None:
+        return torch.zeros(outputs, dtype=kind)
+    if tuple(bias.shape) != (outputs,) or bias.dtype != kind:
+        raise ValueError(f"Argument `bias` must be {kind} of shape ({outputs},), but got {bias.dtype} of {tuple(bias.shape)}; do convert it.")
+    return bias.detach()
+
+
+def _out(out: Tensor | None, shape: tuple[int, ...], kind: torch.dtype) -> Tensor:
+    if out is None:
+        return torch.empty(shape, dtype=kind)
+    if tuple(out.shape) != shape:
+        raise ValueError(f"Argument `out` must have shape {shape}, but got {tuple(out.shape)}; do leave it out.")
+    _check("out", out, kind)
+    return out

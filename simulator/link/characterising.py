@@ -1,0 +1,322 @@
+"""Measuring an unknown chip cell by cell, and writing down what it is: the loop from measurement to model."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import tomli_w
+
+from devices.remote import RemoteChip
+from devices.rram import ComposedCell, StuckCells, TabulatedSpread
+from simulator.link.client import Connection
+from simulator.link.device import Cells, Description
+from simulator.link.estimating import Estimate, Readings, estimates, fitted_cell, lattice_step
+from simulator.progress import track
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = npt.NDArray[np.float64]
+
+REQUEST_NUMBERS = 1 << 22
+"""Numbers of one request, so that a large tile is read in several."""
+SWEEP = 1025
+"""Voltages at which the converters' transfer is measured."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a chip is asked to do.
+
+    Attributes
+    ----------
+    levels
+        Conductances from the lowest to the highest that cells are programmed to; neighbors take different ones, and take turns.
+    programs
+        Times that each cell is programmed to each level; 2 or more tell the errors of the device and of the programming apart.
+    reads
+        Reads of each cell after each programming.
+    seconds
+        Times after the last programming at which all cells are read again, rising. A chip that is real is waited for.
+    """
+
+    levels: int = 9
+    programs: int = 1
+    reads: int = 16
+    seconds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("levels", 3), ("programs", 1), ("reads", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"Argument `budget`: `{name}` must be an integer of at least {least}, but got {value!r}")
+        times = self.seconds
+        if any(not math.isfinite(one) or one <= 0 for one in times) or sorted(set(times)) != list(times):
+            raise ValueError(f"Argument `budget`: `seconds` must be finite times above 0 that rise, but got {times!r}")
+
+    @property
+    def programmings(self) -> int:
+        """How often the tile is programmed."""
+        return self.levels * self.programs
+
+
+@dataclass(frozen=True, eq=False)
+class Characterization:
+    """What a chip was found to be.
+
+    Attributes
+    ----------
+    cell
+        The cell, with tabulated spreads and read noise, and a law of drift where one was worth it.
+    stuck
+        Shares of stuck cells.
+    frame
+        A row per number: ``quantity``, ``value``, ``low``, ``high`` (95 %), ``unit``, ``count``, ``target_siemens``, ``seconds``.
+    description
+        What the chip said of itself.
+    budget
+        What it was asked to do.
+    measurements
+        Every reading: ``target_siemens``, ``seconds``, ``measured_siemens``; `devices.from_measurements` takes it.
+    """
+
+    cell: ComposedCell
+    stuck: StuckCells
+    frame: pd.DataFrame
+    description: Description
+    budget: Budget
+    measurements: pd.DataFrame
+
+    def summary(self) -> dict[str, Any]:
+        """Return what was found as plain data."""
+        rows = self.frame.astype(object).where(self.frame.notna(), None).to_dict("records")
+        return {"device": self.description.name, "identity": self.description.identity, "budget": asdict(self.budget), "estimates": rows}
+
+    def figure(self) -> "Figure":
+        """Return a picture: bias, spread and read noise over the target with intervals, and the mean's course in time."""
+        from simulator.link.characterized_figure import draw
+
+        return draw(self)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the cell as a preset, the estimates, the readings and the figure; returns their paths."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        contents = {"cell.toml": tomli_w.dumps(self._preset()).encode(), "estimates.json": json.dumps(self.summary(), indent=2).encode()}
+        contents["measurements.csv"] = self.measurements.to_csv(index=False).encode()
+        paths = []
+        for name, content in contents.items():
+            paths.append(place / name)
+            temporary = place / f"{name}.tmp"
+            temporary.write_bytes(content)
+            temporary.replace(paths[-1])
+        paths.append(place / "characterization.png")
+        self.figure().savefig(paths[-1], dpi=150)
+        return paths
+
+    def _preset(self) -> dict[str, Any]:
+        content = self.cell.to_toml_dict()
+        kind = content.pop("type")
+        where = f"measured on {self.description.name} {self.description.identity} by inloop characterise"
+        off = f"; stuck on {self.stuck.stuck_on_rate:.3g}, stuck off {self.stuck.stuck_off_rate:.3g} of the cells" if self.stuck else ""
+        sources = {key: f"{where}; 95 % intervals in estimates.json" for key in content if key != "type"}
+        return {"type": kind, "description": f"{where}{off}", "design": content, "sources": sources}
+
+    def __str__(self) -> str:
+        shown = self.frame.copy()
+        micro = shown["unit"] == "S"
+        for name in ("value", "low", "high"):
+            shown[name] = [f"{1e6 * value:.4g} uS" if is_s else f"{value:.4g}" for value, is_s in zip(shown[name], micro, strict=True)]
+        shown["target"] = [f"{1e6 * t:.3g} uS" if pd.notna(t) else "all" for t in shown["target_siemens"].astype(float)]
+        text: str = shown[["quantity", "target", "value", "low", "high", "count"]].to_string(index=False)
+        return f"{self.description.name} {self.description.identity}\n{text}"
+
+
+def characterise(
+    chip: RemoteChip | str, *, budget: Budget | None = None, tile: int = 0, keys: str | Path | None = None, seed: int = 0
+) -> Characterization:
+    """Measure the cells of a chip elsewhere: programming error, read noise, drift, faults, converters, each with its 95 % interval.
+
+    Parameters
+    ----------
+    chip
+        Its address, or the `RemoteChip`.
+    budget
+        How much it is asked to do.
+    tile
+        Which tile.
+    keys
+        Folder of keys, where `chip` is an address that needs them.
+    seed
+        Which fabricated instance of a simulated chip is measured; a real one has its own.
+
+    Returns
+    -------
+    Characterization
+        Has the cell, as a design, and ``save(folder)``.
+
+    Raises
+    ------
+    ValueError
+        Where the chip gives no access to its cells, or has no such tile, or too few cells for the levels.
+    LinkError
+        Where the chip cannot be reached.
+
+    Examples
+    --------
+    >>> from devices import BareTiles, PolynomialCell
+    >>> from simulator.link.serving import serve
+    >>> cell = PolynomialCell(g_min_siemens=1e-6, g_max_siemens=4e-5, sigma_coefficients_microsiemens=(1.0,))
+    >>> with serve(BareTiles(cell=cell, rows=32, columns=32), "tcp://127.0.0.1:0", block=False) as server:
+    ...     found = characterise(server.address, budget=Budget(levels=3, reads=2))
+    >>> spread = found.frame.query("quantity == 'programming spread' and target_siemens == 4e-5").iloc[0]
+    >>> bool(spread["low"] < 1e-6 < spread["high"])
+    True
+    """
+    remote = chip if isinstance(chip, RemoteChip) else RemoteChip(address=chip, keys=None if keys is None else str(keys))
+    plan = budget or Budget()
+    connection = Connection(remote)
+    try:
+        description = connection.describe()
+        cells = description.cells
+        if cells is None:
+            raise ValueError(f"Argument `chip` must give access to its cells, but {description.name} at {remote.address} does not")
+        if not 0 <= tile < cells.tiles:
+            raise ValueError(f"Argument `tile` must be below {cells.tiles}, the chip's tiles, but got {tile}")
+        if cells.rows * cells.columns < 20 * plan.levels:
+            raise ValueError(
+                f"Argument `budget`: a tile must have at least 20 cells for each of {plan.levels} levels, but has "
+                f"{cells.rows * cells.columns}; take fewer levels"
+            )
+        bench = _Bench(connection, cells, tile, seed, simulated=description.simulated)
+        readings = bench.measure(plan)
+        found = [*estimates(readings), *bench.transfer(plan.reads)]
+    finally:
+        connection.close()
+    fitted, of_drift = fitted_cell(readings)
+    frame = pd.DataFrame([asdict(one) for one in (*found, *of_drift)])
+    frame["target_siemens"] = frame["target_siemens"].astype(float)
+    return Characterization(_cell(fitted, found, readings), _stuck(found), frame, description, plan, _table(readings))
+
+
+class _Bench:
+    """One tile of a chip, measured."""
+
+    def __init__(self, connection: Connection, cells: Cells, tile: int, seed: int, *, simulated: bool) -> None:
+        self.connection, self.cells, self.tile, self.seed, self.simulated = connection, cells, tile, seed, simulated
+        self._read = 0
+        self._standing = np.zeros(cells.rows * cells.columns)
+
+    def measure(self, budget: Budget) -> Readings:
+        cells = self.cells
+        levels = np.linspace(cells.g_min_siemens, cells.g_max_siemens, budget.levels)
+        index = np.arange(cells.rows * cells.columns)
+        level, mean, variance = [], [], []
+        for turn in track(range(budget.programmings), budget.programmings, "programming and reading"):
+            # The level rotates from cell to cell and from turn to turn: every cell takes every level, and neighbors differ.
+            level.append((index + index // budget.levels + turn) % budget.levels)
+            targets = levels[level[-1]].reshape(cells.rows, cells.columns)
+            self._ask("program_cells", {"seed": self.seed, "trial": turn}, targets=targets)
+            read = self._read_all(budget.reads)
+            mean.append(read.mean(0))
+            variance.append(read.var(0, ddof=1))
+        self._standing = mean[-1]
+        aged, passed, started = [], 0.0, time.monotonic()
+        for seconds in track(budget.seconds, len(budget.seconds), "waiting and reading"):
+            if self.simulated:
+                self._ask_device("age_cells", {"seconds": seconds - passed})
+            else:
+                time.sleep(max(0.0, started + seconds - time.monotonic()))
+            passed = seconds
+            aged.append(self._read_all(budget.reads).mean(0))
+            self._standing = aged[-1]
+        shape = (0, len(index))
+        return Readings(
+            levels,
+            np.array(level),
+            np.array(mean),
+            np.array(variance),
+            budget.reads,
+            budget.seconds,
+            np.array(aged) if aged else np.zeros(shape),
+        )
+
+    def transfer(self, reads: int) -> Iterator[Estimate]:
+        """Sweep one row's voltage and compare the currents with the cells' own conductances."""
+        cells = self.cells
+        grid = self._standing.reshape(cells.rows, cells.columns)
+        row = int(grid.sum(1).argmax())
+        sweep = np.linspace(-cells.volts_max, cells.volts_max, SWEEP)
+        volts = np.zeros((SWEEP, cells.rows))
+        volts[:, row] = sweep
+        series = np.array([self._currents(volts) for _ in range(reads)])
+        weight = grid[row] / (grid[row] ** 2).sum()
+        seen = series.mean(0) @ weight
+        noise = (series @ weight).std(0, ddof=1).mean() / math.sqrt(reads) if reads > 1 else 0.0
+        gain, offset = np.polyfit(sweep, seen, 1)
+        off = float(np.abs(seen - gain * sweep - offset).max() / cells.volts_max)
+        reach = 1.96 * float(noise) / (cells.volts_max * math.sqrt(SWEEP / 3))
+        yield Estimate("transfer gain", float(gain), float(gain) - reach, float(gain) + reach, "", cells.columns)
+        spread = 4 * float(noise) / cells.volts_max
+        yield Estimate("integral nonlinearity over full scale", off, max(0.0, off - spread), off + spread, "", cells.columns)
+        step = lattice_step(series.ravel().astype(np.float64))
+        if step is not None:
+            yield Estimate("ADC step", step, step * (1 - 1e-5), step * (1 + 1e-5), "A", cells.columns)
+        plateaus = lattice_step(np.round(seen / max(gain, 1e-12), 12)) if step is None and noise < 1e-9 else None
+        if plateaus is not None:
+            yield Estimate("DAC step", plateaus, plateaus * (1 - 1e-2), plateaus * (1 + 1e-2), "V", cells.columns)
+
+    def _read_all(self, reads: int) -> Array:
+        """Return each cell's conductance of each read, shape (reads, cells): its row alone is driven, at full scale."""
+        cells = self.cells
+        taken = np.empty((reads, cells.rows, cells.columns))
+        per_request = max(1, REQUEST_NUMBERS // (cells.rows * max(cells.rows, cells.columns)))
+        for start in range(0, reads, per_request):
+            count = min(per_request, reads - start)
+            volts = np.tile(np.eye(cells.rows) * cells.volts_max, (count, 1))
+            taken[start : start + count] = self._currents(volts).reshape(count, cells.rows, cells.columns) / cells.volts_max
+        return taken.reshape(reads, -1)
+
+    def _currents(self, volts: Array) -> Array:
+        self._read += 1
+        amperes: Array = self._ask("read_cells", {"read": self._read}, volts=volts)["amperes"].astype(np.float64)
+        return amperes
+
+    def _ask(self, kind: str, body: dict[str, Any], **arrays: Array) -> dict[str, Any]:
+        sent = {name: array.astype(np.float32) for name, array in arrays.items()}
+        return self.connection.request(kind, {"tile": self.tile, **body}, sent).arrays
+
+    def _ask_device(self, kind: str, body: dict[str, Any]) -> None:
+        self.connection.request(kind, body)
+
+
+def _cell(fitted: ComposedCell, found: list[Estimate], readings: Readings) -> ComposedCell:
+    at = tuple(readings.levels.tolist())
+
+    def table(*names: str) -> TabulatedSpread | None:
+        values = [one.value for one in found if one.quantity in names]
+        return TabulatedSpread(at_siemens=at, sigma_siemens=tuple(values)) if len(values) == len(at) and max(values) > 0 else None
+
+    return fitted.replace(
+        cycle_spread=table("programming spread", "cycle spread"), device_spread=table("device spread"), read_noise=table("read noise")
+    )
+
+
+def _stuck(found: list[Estimate]) -> StuckCells:
+    shares = {one.quantity: one.value for one in found if one.quantity.startswith("stuck")}
+    return StuckCells(stuck_on_rate=shares["stuck on share"], stuck_off_rate=shares["stuck off share"])
+
+
+def _table(readings: Readings) -> pd.DataFrame:
+    targets = readings.levels[readings.level]
+    parts = [(targets.ravel(), np.zeros(targets.size), readings.mean.ravel())]
+    parts += [(targets[-1], np.full(targets.shape[1], t), aged) for t, aged in zip(readings.times, readings.aged, strict=True)]
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return pd.DataFrame(dict(zip(("target_siemens", "seconds", "measured_siemens"), columns, strict=True)))

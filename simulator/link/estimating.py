@@ -1,0 +1,220 @@
+"""From readings of cells to parameters with intervals: spreads, read noise, faults, drift, converters."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from devices.rram import ComposedCell, LogDrift, PowerDrift
+from devices.rram.fitting import fit_laws
+from devices.rram.measurements import Measurements
+
+Array = npt.NDArray[np.float64]
+
+RESAMPLES = 400
+"""Bootstrap resamples: the ends of a 95 % interval are then known to about a tenth of its length."""
+LAW_RESAMPLES = 100
+STUCK_SLOPE = 0.5
+"""A cell whose reading follows less than half of what it is asked for counts as stuck."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval.
+
+    Attributes
+    ----------
+    quantity
+        What it is.
+    value, low, high
+        The estimate and the ends of its interval.
+    unit
+        Unit of the three.
+    count
+        Cells that it was measured on.
+    target_siemens, seconds
+        At which programmed conductance and time; None where it is for all.
+    """
+
+    quantity: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    count: int
+    target_siemens: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What was read of each cell.
+
+    Attributes
+    ----------
+    levels
+        Targets, siemens, rising.
+    level
+        Index of each cell's target in each programming, shape (programmings, cells).
+    mean, variance
+        Mean and unbiased variance over the reads of each cell right after each programming, siemens, of that shape.
+    reads
+        How many reads a mean is of.
+    times, aged
+        Times after the last programming, seconds, and each cell's mean reading then, shape (times, cells).
+    """
+
+    levels: Array
+    level: npt.NDArray[np.int64]
+    mean: Array
+    variance: Array
+    reads: int
+    times: tuple[float, ...]
+    aged: Array
+
+    @property
+    def stuck(self) -> npt.NDArray[np.int64]:
+        """1 for cells stuck on, -1 for off, 0 for those that follow their targets."""
+        target = self.levels[self.level]
+        centered = target - target.mean(0)
+        slope = (centered * self.mean).sum(0) / np.maximum((centered**2).sum(0), 1e-300)
+        high = self.mean.mean(0) > (self.levels[0] + self.levels[-1]) / 2
+        stuck = slope < STUCK_SLOPE
+        return np.where(stuck & high, 1, np.where(stuck, -1, 0))
+
+
+def estimates(readings: Readings) -> Iterator[Estimate]:
+    """Return programming bias and spread, read noise and faults.
+
+    Spread is of the conductance: what reads scatter about it is taken off. Where cells were programmed to each level more than once, its
+    parts are told apart: what a cell keeps from one programming to the next, and what is drawn anew.
+    """
+    stuck = readings.stuck
+    cells = len(stuck)
+    for name, sign in (("stuck on share", 1), ("stuck off share", -1)):
+        count = int((stuck == sign).sum())
+        interval = stats.binomtest(count, cells).proportion_ci(method="wilson")
+        yield Estimate(name, count / cells, float(interval.low), float(interval.high), "", cells)
+    working = np.flatnonzero(stuck == 0)
+    for index, target in enumerate(readings.levels):
+        errors, noise = _at_level(readings, index, working)
+        at = float(target)
+        count = errors.shape[1]
+        yield _bootstrapped("programming bias", count, lambda chosen, e=errors: float(e[:, chosen].mean()), at)  # type: ignore[misc]
+        if errors.shape[0] == 1:
+            yield _bootstrapped("programming spread", count, lambda c, e=errors, n=noise: _spread(e[:, c], n[:, c], readings.reads)[0], at)  # type: ignore[misc]
+        else:
+            for part, name in ((1, "device spread"), (2, "cycle spread")):
+                yield _bootstrapped(name, count, lambda c, e=errors, n=noise, p=part: _spread(e[:, c], n[:, c], readings.reads)[p], at)  # type: ignore[misc]
+        yield _bootstrapped("read noise", count, lambda c, n=noise: float(np.sqrt(n[:, c].mean())), at)  # type: ignore[misc]
+
+
+def _at_level(readings: Readings, index: int, working: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+    """Return errors and read variances at one level, shape (times programmed to it, cells), of the cells that have it."""
+    here = readings.level[:, working] == index
+    rounds = int(here.sum(0).min())
+    if rounds == 0:  # each cell saw some of the levels only: those that saw this one, once
+        cells = np.flatnonzero(here.any(0))
+        first = here[:, cells].argmax(0)
+        chosen = working[cells]
+        return (readings.mean[first, chosen] - readings.levels[index])[None], readings.variance[first, chosen][None]
+    order = np.argsort(~here, axis=0, kind="stable")[:rounds]
+    return readings.mean[order, working] - readings.levels[index], readings.variance[order, working]
+
+
+def _spread(errors: Array, noise: Array, reads: int) -> tuple[float, float, float]:
+    """Return standard deviations: of all errors, of what a cell keeps, and of what each programming draws."""
+    rounds = len(errors)
+    of_reads = noise.mean() / reads
+    if rounds == 1:
+        return float(np.sqrt(max(0.0, errors.var(ddof=1) - of_reads))), 0.0, 0.0
+    within = errors.var(axis=0, ddof=1).mean()
+    between = errors.mean(0).var(ddof=1) - within / rounds
+    total = errors.var(ddof=1) - of_reads
+    parts = (total, between, within - of_reads)
+    whole, device, cycle = (float(np.sqrt(max(0.0, part))) for part in parts)
+    return whole, device, cycle
+
+
+def _bootstrapped(quantity: str, cells: int, statistic: Callable[[npt.NDArray[np.int64]], float], target: float) -> Estimate:
+    value = statistic(np.arange(cells))
+    generator = np.random.default_rng(0)
+    drawn = [statistic(generator.integers(cells, size=cells)) for _ in range(RESAMPLES)]
+    low, high = _interval(value, drawn)
+    return Estimate(quantity, value, low, high, "S", cells, target)
+
+
+def _interval(value: float, drawn: list[float]) -> tuple[float, float]:
+    """Return a 95 % interval of a bootstrap: symmetric in probability about the estimate (the studentless basic interval's width)."""
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(min(low, value)), float(max(high, value))
+
+
+def fitted_cell(readings: Readings) -> tuple[ComposedCell, list[Estimate]]:
+    """Return a cell with bias, spread and drift by law, and the drift's parameters with their intervals."""
+    working = np.flatnonzero(readings.stuck == 0)
+    cell = fit_laws(_measurements(readings, working))
+    law = cell.retention
+    if law is None:
+        return cell, []
+    kind = "power" if isinstance(law, PowerDrift) else "log"
+    generator = np.random.default_rng(0)
+    drawn = [
+        _parameters(fit_laws(_measurements(readings, generator.choice(working, len(working))), drift="power" if kind == "power" else "log"))
+        for _ in range(LAW_RESAMPLES)
+    ]
+    found = []
+    for name, value in _parameters(cell).items():
+        low, high = _interval(value, [one[name] for one in drawn])
+        found.append(Estimate(name, value, low, high, "" if kind == "power" else "S", len(working)))
+    return cell, found
+
+
+def _parameters(cell: ComposedCell) -> dict[str, float]:
+    law = cell.retention
+    if isinstance(law, PowerDrift):
+        return {"drift exponent, mean": law.mean_intercept, "drift exponent, spread": law.sigma_intercept}
+    assert isinstance(law, LogDrift)
+    return {"drift per ln t, mean": law.mean_slope_siemens, "drift per ln t, spread": law.sigma_slope_siemens}
+
+
+def _measurements(readings: Readings, cells: npt.NDArray[np.int64]) -> Measurements:
+    """Return the last programming's course in time, with the reads' own scatter taken out of each group's variance."""
+    level = readings.level[-1, cells]
+    noise = readings.variance[-1, cells] / readings.reads
+    series = [readings.mean[-1, cells], *readings.aged[:, cells]]
+    groups = []
+    for values in series:
+        row = []
+        for index in range(len(readings.levels)):
+            group = values[level == index]
+            center, total = group.mean(), max(group.var(ddof=1), 1e-300)
+            kept = np.sqrt(max(0.0, 1 - noise[level == index].mean() / total))
+            row.append(np.sort(center + (group - center) * kept))
+        groups.append(tuple(row))
+    return Measurements(tuple(readings.levels.tolist()), (0.0, *readings.times), tuple(groups))
+
+
+def lattice_step(values: Array) -> float | None:
+    """Return the step of which all values are multiples, to a hundredth of it; None where there is none that shows.
+
+    Examples
+    --------
+    >>> lattice_step(np.array([0.0, 0.5, 1.5, -2.0, 3.5, 5.0]))
+    0.5
+    """
+    distinct = np.unique(values)
+    gaps = np.diff(distinct)
+    largest = float(np.abs(values).max(initial=0.0))
+    gaps = gaps[gaps > 1e-5 * largest]  # float32 rounds the same code differently within one batch
+    if len(gaps) < 2:
+        return None
+    codes = np.round(values / gaps.min())
+    used = codes != 0
+    if not used.any() or np.abs(codes).max() > 1 << 16:
+        return None
+    step = float((values[used] * codes[used]).sum() / (codes[used] ** 2).sum())
+    off = np.abs(values / step - np.round(values / step)).max()
+    return float(f"{step:.6g}") if off < 1e-2 else None

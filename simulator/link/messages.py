@@ -1,0 +1,260 @@
+"""Messages on the wire: one small msgpack header, and the bytes of arrays behind it. No pickle, no code.
+
+A message is a list of frames. The first is msgpack of ``[version, checksum, header]``, where ``header`` is msgpack of a map with the keys
+``kind``, ``session``, ``number``, ``done``, ``body`` and ``arrays``; every further frame holds the bytes of one array, in the order of
+``arrays``, which gives each its name, dtype and shape. The checksum is CRC-32 over the header and all frames behind it.
+"""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PROTOCOL = 1
+"""Version of the protocol: another one is refused."""
+HEADER_BYTES = 1 << 20
+"""Longest header; arrays are not in it."""
+ARRAYS = 64
+"""Most arrays of one message."""
+MESSAGE_BYTES = 1 << 30
+"""Longest message, unless a server allows more or less."""
+DTYPES = ("<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
+"""Numbers that travel: little-endian, nothing that holds a Python object."""
+
+Array = npt.NDArray[Any]
+Frame = bytes | memoryview
+
+
+class MessageError(ValueError):
+    """A message that cannot be taken; `code` says why in one word that a program understands."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ArrayLayout(_Strict):
+    """How the bytes of one frame are read.
+
+    Attributes
+    ----------
+    name
+        What the array is called in its message.
+    dtype
+        One of `DTYPES`.
+    shape
+        Its shape; the product times the item's size is the frame's length.
+    """
+
+    name: Annotated[str, Field(max_length=64)]
+    dtype: Literal[DTYPES]  # type: ignore[valid-type]
+    shape: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 40)]], Field(max_length=8)]
+
+
+class Header(_Strict):
+    """What a message says beside its arrays.
+
+    Attributes
+    ----------
+    kind
+        What is asked or answered; see `simulator.link.protocol`.
+    session
+        16 random bytes of the client.
+    number
+        Number of the request within its session; an answer bears that of its request, -1 where none could be read.
+    done
+        Answers of this session up to this number have arrived: the server may forget them.
+    body
+        Fields of the message.
+    arrays
+        Layouts of the frames that follow.
+    """
+
+    kind: Annotated[str, Field(max_length=32)]
+    session: Annotated[bytes, Field(min_length=16, max_length=16)]
+    number: Annotated[int, Field(ge=-1, lt=1 << 62)]
+    done: Annotated[int, Field(ge=-1, lt=1 << 62)] = -1
+    body: dict[str, Any] = Field(default_factory=dict)
+    arrays: Annotated[list[ArrayLayout], Field(max_length=ARRAYS)] = Field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """A message, decoded.
+
+    Attributes
+    ----------
+    kind, session, number, done, body
+        See `Header`.
+    arrays
+        Arrays by name, read-only and without a copy where they came over the wire.
+    """
+
+    kind: str
+    session: bytes
+    number: int
+    done: int = -1
+    body: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+
+def encode(message: Message) -> list[Frame]:
+    """Return a message's frames; arrays are not copied where they are contiguous.
+
+    Raises
+    ------
+    MessageError
+        Where an array is of a dtype that does not travel.
+
+    Examples
+    --------
+    >>> frames = encode(Message("read_layer", bytes(16), 3, body={"layer": "head"}, arrays={"inputs": np.zeros((2, 3), np.float32)}))
+    >>> len(frames), decode(frames).arrays["inputs"].shape
+    (2, (2, 3))
+    """
+    import msgpack
+
+    layouts, frames = [], []
+    for name, array in message.arrays.items():
+        laid = np.ascontiguousarray(array)
+        if laid.dtype.str not in DTYPES:
+            raise MessageError("malformed", f"array `{name}` must have one of the dtypes {', '.join(DTYPES)}, but got {laid.dtype.str}")
+        layouts.append({"name": name, "dtype": laid.dtype.str, "shape": list(array.shape)})
+        frames.append(laid.reshape(-1).view(np.uint8).data if laid.size else b"")
+    parts = {"kind": message.kind, "session": message.session, "number": message.number, "done": message.done}
+    header = msgpack.packb({**parts, "body": message.body, "arrays": layouts}, use_bin_type=True)
+    return [msgpack.packb([PROTOCOL, checksum((header, *frames)), header], use_bin_type=True), *frames]
+
+
+def decode(frames: Sequence[Frame], limit: int = MESSAGE_BYTES) -> Message:
+    """Return the message in some frames; every fault of them is a `MessageError`.
+
+    Nothing is allocated beyond the length of the frames that arrived: arrays are views of them.
+
+    Parameters
+    ----------
+    frames
+        The header's frame and those of the arrays.
+    limit
+        Most bytes of all frames together.
+
+    Raises
+    ------
+    MessageError
+        With code "version", "corrupt", "too_long" or "malformed".
+
+    Examples
+    --------
+    >>> decode([b"not a message"])
+    Traceback (most recent call last):
+    simulator.link.messages.MessageError: the first frame must be msgpack of [version, checksum, header], but is not
+    """
+    length = sum(len(frame) for frame in frames)
+    if length > limit or (frames and len(frames[0]) > HEADER_BYTES):
+        raise MessageError("too_long", f"a message must have at most {limit} bytes and a header of {HEADER_BYTES}, but got {length}")
+    header = _read_header(frames)
+    count = len(frames) - 1
+    if len(header.arrays) != count:
+        raise MessageError(
+            "malformed", f"a message must have a frame for each of its {len(header.arrays)} arrays, but got {len(frames) - 1}"
+        )
+    arrays: dict[str, Array] = {}
+    for layout, frame in zip(header.arrays, frames[1:], strict=True):
+        dtype = np.dtype(layout.dtype)
+        needed = math.prod(layout.shape) * dtype.itemsize
+        if needed != len(frame):
+            raise MessageError(
+                "malformed", f"array `{layout.name}` of {layout.dtype} {layout.shape} must have {needed} bytes, but got {len(frame)}"
+            )
+        if layout.name in arrays:
+            raise MessageError("malformed", f"array `{layout.name}` must be there once, but is there twice")
+        if layout.dtype == "|b1" and frame and max(frame) > 1:
+            raise MessageError("malformed", f"array `{layout.name}` of truth values must hold 0 and 1 only, but holds others")
+        arrays[layout.name] = np.frombuffer(frame, dtype).reshape(layout.shape)
+    return Message(header.kind, header.session, header.number, header.done, header.body, arrays)
+
+
+def checksum(frames: Sequence[Frame]) -> int:
+    """Return CRC-32 over all bytes of some frames.
+
+    Examples
+    --------
+    >>> checksum([b"1234", b"56789"]) == 0xCBF43926  # the check value of CRC-32
+    True
+    """
+    value = 0
+    for frame in frames:
+        value = zlib.crc32(frame, value)
+    return value
+
+
+def _read_header(frames: Sequence[Frame]) -> Header:
+    outer = _unpacked(frames[0]) if frames else None
+    if not isinstance(outer, list) or len(outer) < 1 or type(outer[0]) is not int:
+        raise MessageError("malformed", "the first frame must be msgpack of [version, checksum, header], but is not")
+    if outer[0] != PROTOCOL:
+        raise MessageError(
+            "version", f"the protocol must be version {PROTOCOL}, but got version {outer[0]}; install the same inloop on both sides"
+        )
+    if len(outer) != 3 or type(outer[1]) is not int or not isinstance(outer[2], bytes):
+        raise MessageError("malformed", "the first frame must be msgpack of [version, checksum, header], but is not")
+    if checksum((outer[2], *frames[1:])) != outer[1]:
+        raise MessageError("corrupt", "the checksum must be that of what arrived, but is not: the message was damaged on its way")
+    content = _unpacked(outer[2])
+    try:
+        return Header.model_validate(content)
+    except ValidationError as error:
+        raise MessageError("malformed", f"the header must have the fields of the protocol, but {first_fault(error)}") from None
+
+
+def _unpacked(data: Frame) -> Any:
+    import msgpack
+
+    try:
+        return msgpack.unpackb(data, raw=False, strict_map_key=True)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+        return None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first fault that pydantic found, as part of a sentence.
+
+    Examples
+    --------
+    >>> try:
+    ...     Header.model_validate({"kind": "ping", "session": bytes(16), "number": 0, "speed": 9})
+    ... except ValidationError as error:
+    ...     first_fault(error)
+    '`speed`: Extra inputs are not permitted'
+    """
+    found = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in found["loc"])
+    return f"`{place}`: {found['msg']}" if place else str(found["msg"])
+
+
+def as_plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields as msgpack can hold them: NumPy scalars as Python's, tuples as lists.
+
+    Examples
+    --------
+    >>> as_plain({"rows": np.int64(3), "shape": (1, 2)})
+    {'rows': 3, 'shape': [1, 2]}
+    """
+    return {str(key): _plain(value) for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return as_plain(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value

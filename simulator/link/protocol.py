@@ -1,0 +1,213 @@
+"""What can be asked of a chip over a link, and what each request carries.
+
+| request | body | arrays | needs the lease | answer |
+|---|---|---|---|---|
+| ``hello`` | client | | no | instance |
+| ``ping`` | | any | no | the same arrays |
+| ``describe`` | | | no | a `Description` |
+| ``status`` | | | no | what the device says of itself, the lease |
+| ``acquire``, ``release`` | | | | the lease |
+| ``open_layer`` | layer, name, kind, operator, note | weight | yes | placement |
+| ``observe_layer`` | layer, first | inputs | yes | |
+| ``calibrate_layer`` | layer, source | | yes | warnings, ranges |
+| ``program_layer`` | layer, seed, trial | | yes | state |
+| ``read_layer`` | layer, state, read | inputs | yes | outputs |
+| ``age_layer`` | layer, state, seconds | | yes | |
+| ``cost_layer`` | layer | inputs, outputs | yes | rows |
+| ``save_layer`` | layer | | yes | everything but the weights, as a tree and arrays |
+| ``load_layer`` | layer, tree | what ``save_layer`` gave | yes | |
+| ``close_layer`` | layer | | yes | |
+| ``program_cells`` | tile, seed, trial | targets (siemens) | yes | |
+| ``pulse_cells`` | tile, step | pulses | yes | |
+| ``read_cells`` | tile, read | volts | yes | amperes |
+| ``age_cells`` | seconds | | yes | |
+| ``reset`` | | | yes | |
+
+Layers are weights in the unit of the model, which the device maps onto its arrays itself; cells are conductances of one tile, and
+what a laboratory's array offers. A device may offer either or both. A request is done once however often it arrives: the server keeps
+each answer until the client has said, in ``done``, that it got it.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from simulator.link.messages import Message, MessageError, first_fault
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+class Request(BaseModel):
+    """Fields of a request; what is not listed is refused.
+
+    Attributes
+    ----------
+    arrays
+        Names of the arrays that must come with it.
+    needs_lease
+        Whether only the client that holds the lease may ask.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Hello(Request):
+    """The first request of a session, and the first after the connection was lost."""
+
+    client: Annotated[str, Field(max_length=256)]
+
+
+class Nothing(Request):
+    """A request without fields."""
+
+
+class OpenLayer(Request):
+    """Take the weights of a layer, or new weights for one that is open.
+
+    ``layer`` is the client's handle, unique to one copy of a chip; ``name`` is the layer's name in the model, which keys its noise.
+    """
+
+    layer: Name
+    name: Name
+    seed: Count
+    kind: Annotated[str, Field(max_length=64)]
+    operator: dict[str, Any]
+    note: Annotated[str, Field(max_length=1024)] = ""
+
+
+class OneLayer(Request):
+    """A request about a layer that was opened."""
+
+    layer: Name
+
+
+class ObserveLayer(OneLayer):
+    """Look at inputs on which converter ranges will be chosen; ``first`` forgets what was observed before."""
+
+    first: bool
+
+
+class LoadLayer(OneLayer):
+    """Bring a layer into a state that was saved."""
+
+    tree: dict[str, Any]
+
+
+class CalibrateLayer(OneLayer):
+    """Choose the layer's converter ranges from what was observed."""
+
+    source: Annotated[str, Field(max_length=256)]
+
+
+class ProgramLayer(OneLayer):
+    """Program the layer's weights; equal seeds and trials give equal bits where the device is simulated."""
+
+    seed: Count
+    trial: Count
+
+
+class ReadLayer(OneLayer):
+    """Multiply inputs by the layer's weights; ``state`` is what programming answered, ``read`` counts the reads since then."""
+
+    state: Name
+    read: Count
+
+
+class AgeLayer(OneLayer):
+    """Let simulated time pass for a layer."""
+
+    state: Name
+    seconds: Annotated[float, Field(ge=0)]
+
+
+class ProgramCells(Request):
+    """Program the cells of a tile to conductances."""
+
+    tile: Count
+    seed: Count
+    trial: Count
+
+
+class PulseCells(Request):
+    """Send each cell of a tile a number of pulses, potentiating above zero."""
+
+    tile: Count
+    step: Count
+
+
+class ReadCells(Request):
+    """Drive a tile's rows with voltages and read the columns' currents."""
+
+    tile: Count
+    read: Count
+
+
+class AgeCells(Request):
+    """Let simulated time pass for all cells."""
+
+    seconds: Annotated[float, Field(ge=0)]
+
+
+_KINDS: dict[str, tuple[type[Request], tuple[str, ...] | None, bool]] = {
+    "hello": (Hello, (), False),
+    "ping": (Nothing, None, False),
+    "describe": (Nothing, (), False),
+    "status": (Nothing, (), False),
+    "acquire": (Nothing, (), True),
+    "release": (Nothing, (), False),
+    "open_layer": (OpenLayer, ("weight",), True),
+    "observe_layer": (ObserveLayer, ("inputs",), True),
+    "calibrate_layer": (CalibrateLayer, (), True),
+    "program_layer": (ProgramLayer, (), True),
+    "read_layer": (ReadLayer, ("inputs",), True),
+    "age_layer": (AgeLayer, (), True),
+    "cost_layer": (OneLayer, ("inputs", "outputs"), True),
+    "save_layer": (OneLayer, (), True),
+    "load_layer": (LoadLayer, None, True),
+    "close_layer": (OneLayer, (), True),
+    "program_cells": (ProgramCells, ("targets",), True),
+    "pulse_cells": (PulseCells, ("pulses",), True),
+    "read_cells": (ReadCells, ("volts",), True),
+    "age_cells": (AgeCells, (), True),
+    "reset": (Nothing, (), True),
+}
+
+KINDS = tuple(_KINDS)
+"""Every request that there is."""
+
+
+def needs_lease(kind: str) -> bool:
+    """Return whether only the holder of the lease may ask this.
+
+    Examples
+    --------
+    >>> needs_lease("read_layer"), needs_lease("status")
+    (True, False)
+    """
+    return _KINDS[kind][2]
+
+
+def read_request(message: Message) -> Request:
+    """Return a message's fields, checked; the first fault is the error.
+
+    Raises
+    ------
+    MessageError
+        With code "unknown" where there is no such request, "malformed" where a field or an array is missing or not allowed.
+
+    Examples
+    --------
+    >>> read_request(Message("program_layer", bytes(16), 1, body={"layer": "head", "seed": 7, "trial": 0})).seed
+    7
+    """
+    if message.kind not in _KINDS:
+        raise MessageError("unknown", f"a request must be one of {', '.join(KINDS)}, but got {message.kind!r}")
+    fields, arrays, _ = _KINDS[message.kind]
+    if arrays is not None and set(arrays) != set(message.arrays):
+        needed = ", ".join(arrays) or "none"
+        raise MessageError("malformed", f"`{message.kind}` must have these arrays: {needed}, but got {', '.join(message.arrays) or 'none'}")
+    try:
+        return fields.model_validate(message.body)
+    except ValidationError as error:
+        raise MessageError("malformed", f"`{message.kind}` must have its own fields, but {first_fault(error)}") from None

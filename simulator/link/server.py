@@ -1,0 +1,299 @@
+"""Serving a device: one request at a time, each done once, for the client that holds the lease."""
+
+import logging
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from simulator.link.addresses import CLIENTS, SERVER, check_address, load_key
+from simulator.link.device import Device, DeviceError
+from simulator.link.messages import MESSAGE_BYTES, Array, Frame, Message, MessageError, as_plain, decode, encode
+from simulator.link.protocol import needs_lease, read_request
+from simulator.weight_layers import NotMappedError
+
+logger = logging.getLogger("inloop.link")
+
+KEPT_ANSWERS = 64
+"""Answers kept for a client that has not said that it got them; more requests than that may not be under way."""
+SESSIONS = 256
+"""Clients that are remembered; the one that was silent longest is forgotten first."""
+HEARTBEAT_MS, SILENCE_MS = 1000, 5000
+
+Answer = tuple[dict[str, Any], dict[str, Array]]
+
+
+@dataclass
+class _Session:
+    client: str
+    seen: float
+    done: int = -1
+    answers: OrderedDict[int, list[Frame]] = field(default_factory=OrderedDict)
+
+
+class Server:
+    """A device on a ZeroMQ address.
+
+    Parameters
+    ----------
+    device
+        What does the work.
+    address
+        ``tcp://127.0.0.1:5555``; port 0 takes a free one, which `address` then tells. Other machines can reach any address that is
+        not loopback: it needs keys.
+    keys
+        Folder that `simulator.link.make_keys` made: clients whose public keys lie in ``clients`` are let in, no others.
+    lease_seconds
+        How long a client that fell silent keeps the device from others.
+    message_bytes
+        Longest message that is taken.
+
+    Examples
+    --------
+    >>> from devices import RRAMCrossbar
+    >>> from simulator.link.simulated import SimulatedDevice
+    >>> with Server(SimulatedDevice(RRAMCrossbar.preset("wan_nature_2022")), "tcp://127.0.0.1:0") as server:
+    ...     server.address.startswith("tcp://127.0.0.1:")
+    True
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        address: str = "tcp://127.0.0.1:5555",
+        *,
+        keys: Path | None = None,
+        lease_seconds: float = 60.0,
+        message_bytes: int = MESSAGE_BYTES,
+    ) -> None:
+        import zmq
+        from zmq.auth.thread import ThreadAuthenticator
+
+        check_address(address, keys)
+        self.device = device
+        self.instance = secrets.token_hex(8)
+        self.lease_seconds, self.message_bytes = lease_seconds, message_bytes
+        self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
+        self._holder: bytes | None = None
+        self._until = 0.0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._context = zmq.Context()
+        self._authenticator: ThreadAuthenticator | None = None
+        self._socket = self._context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.LINGER, 1000), (zmq.MAXMSGSIZE, message_bytes), (zmq.ROUTER_HANDOVER, 1), (zmq.SNDHWM, 0), (zmq.RCVHWM, 64),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS), (zmq.HEARTBEAT_TIMEOUT, SILENCE_MS), (zmq.IPV6, int("[" in address)),
+        ):  # fmt: skip
+            self._socket.setsockopt(option, value)
+        try:
+            if keys is not None:
+                self._require_keys(Path(keys), ThreadAuthenticator(self._context))
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ValueError(f"Argument `address` must be free and of this machine, but {address!r} is not ({error.strerror})") from None
+        except ValueError:
+            self.close()
+            raise
+        self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def _require_keys(self, folder: Path, authenticator: Any) -> None:
+        certificate = load_key(folder / f"{SERVER}.key_secret", "Argument `keys`: the server's key", secret=True)
+        self._authenticator = authenticator
+        authenticator.start()
+        authenticator.configure_curve(domain="*", location=str(folder / CLIENTS))
+        self._socket.curve_secretkey, self._socket.curve_publickey = certificate.secret, certificate.public
+        self._socket.curve_server = True
+
+    def run(self) -> None:
+        """Serve until `stop` is called; a message that cannot be taken is answered and logged, and the next one is served."""
+        import zmq
+
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        while not self._stop.is_set():
+            if not poller.poll(100):
+                continue
+            identity, *frames = self._socket.recv_multipart(copy=False)
+            answer = self.answer([frame.buffer for frame in frames])
+            if answer is not None:
+                self._socket.send(identity.bytes, zmq.SNDMORE)
+                self._socket.send_multipart(answer, copy=False)
+
+    def start(self) -> Self:
+        """Serve in a thread of this process; one that serves already goes on."""
+        if self._thread is not None:
+            return self
+        self._thread = threading.Thread(target=self.run, name="inloop server", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End `run` after the request that is under way."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def close(self) -> None:
+        """Stop, let go of the address and of the device."""
+        self.stop()
+        if self._authenticator is not None:
+            self._authenticator.stop()
+            self._authenticator = None
+        if not self._context.closed:
+            self._socket.close()
+            self._context.term()
+            self.device.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def answer(self, frames: list[Frame]) -> list[Frame] | None:
+        """Return the frames that answer some frames, or None where nothing needs to be said."""
+        try:
+            message = decode(frames, self.message_bytes)
+        except MessageError as error:
+            logger.warning("refused a message: %s", error)
+            return _refusal(bytes(16), -1, error.code, str(error))
+        try:
+            return self._answer_once(message)
+        except MessageError as error:
+            logger.warning("refused `%s`: %s", message.kind, error)
+            return _refusal(message.session, message.number, error.code, str(error))
+
+    def _answer_once(self, message: Message) -> list[Frame] | None:
+        if message.kind == "hello":
+            return self._greet(message)
+        session = self._sessions.get(message.session)
+        if session is None:
+            raise MessageError("no_session", "the session must begin with `hello`, but did not: the server was restarted")
+        session.seen = time.monotonic()
+        self._sessions.move_to_end(message.session)
+        session.done = max(session.done, message.done)
+        while session.answers and next(iter(session.answers)) <= session.done:
+            session.answers.popitem(last=False)
+        if message.number <= session.done:
+            return None  # a copy that came late: its answer has arrived long ago
+        if message.number not in session.answers:
+            if len(session.answers) >= KEPT_ANSWERS:
+                raise MessageError("too_many", f"at most {KEPT_ANSWERS} requests may be under way, but there are more; wait for answers")
+            session.answers[message.number] = self._do(message, session)
+        return session.answers[message.number]
+
+    def _greet(self, message: Message) -> list[Frame]:
+        fields = read_request(message)
+        session = self._sessions.setdefault(message.session, _Session("", 0.0))
+        session.client, session.seen = str(fields.model_dump()["client"]), time.monotonic()
+        while len(self._sessions) > SESSIONS:
+            self._forget(next(iter(self._sessions)))
+        return encode(Message("answer", message.session, message.number, body={"instance": self.instance}))
+
+    def _forget(self, session: bytes) -> None:
+        del self._sessions[session]
+        self.device.close_client(session.hex())
+        if self._holder == session:
+            self._holder = None
+
+    def _do(self, message: Message, session: _Session) -> list[Frame]:
+        """Do a request once; what it raises is its answer."""
+        try:
+            request = read_request(message)
+            if needs_lease(message.kind):
+                self._take_lease(message.session, session)
+            body, arrays = self._handlers()[message.kind](request, message)
+            if self._holder == message.session:
+                self._until = time.monotonic() + self.lease_seconds
+            return encode(Message("answer", message.session, message.number, body=as_plain(body), arrays=arrays))
+        except MessageError as error:
+            logger.warning("refused `%s` of %s: %s", message.kind, session.client, error)
+            return _refusal(message.session, message.number, error.code, str(error))
+        except NotMappedError as error:
+            return _refusal(message.session, message.number, "not_mapped", str(error))
+        except Exception as error:  # an adapter may raise anything, and the next client must still be served
+            logger.warning("`%s` of %s failed: %s", message.kind, session.client, error, exc_info=not isinstance(error, DeviceError))
+            text = str(error) if isinstance(error, DeviceError | ValueError) else f"{type(error).__name__}: {error}"
+            return _refusal(message.session, message.number, "device", text)
+
+    def _take_lease(self, session: bytes, known: _Session) -> None:
+        now = time.monotonic()
+        if self._holder is not None and self._holder != session and now < self._until:
+            raise MessageError(
+                "lease",
+                f"the chip must be free, but {self._sessions[self._holder].client} holds it for up to {self._until - now:.0f} s more; wait",
+            )
+        if self._holder != session:
+            logger.info("%s holds the chip", known.client)
+        self._holder, self._until = session, now + self.lease_seconds
+
+    def _lease(self) -> dict[str, Any]:
+        left = self._until - time.monotonic()
+        if self._holder is None or left <= 0:
+            return {"holder": None, "seconds": 0.0}
+        return {"holder": self._sessions[self._holder].client, "seconds": left}
+
+    def _release(self, session: bytes) -> dict[str, Any]:
+        if self._holder == session:
+            self._holder = None
+        return self._lease()
+
+    def _handlers(self) -> dict[str, Callable[[Any, Message], Answer]]:
+        device = self.device
+
+        def own(request: Any, message: Message) -> str:
+            # Handles are counted by each client, so that what it sends is the same in every session: here they get its session's name.
+            return f"{message.session.hex()}/{request.layer}"
+
+        def open_layer(request: Any, message: Message) -> Answer:
+            opened = request.model_copy(update={"layer": own(request, message)})
+            return device.open_layer(opened, message.arrays["weight"]), {}
+
+        def calibrate(request: Any, message: Message) -> Answer:
+            warnings, ranges = device.calibrate_layer(own(request, message), request.source)
+            return {"warnings": warnings, "ranges": ranges}, {}
+
+        def save(request: Any, message: Message) -> Answer:
+            tree, arrays = device.save_layer(own(request, message))
+            return {"tree": tree}, arrays
+
+        def nothing(call: Callable[[Any, Message], object]) -> Callable[[Any, Message], Answer]:
+            def done(request: Any, message: Message) -> Answer:
+                call(request, message)
+                return {}, {}
+
+            return done
+
+        return {
+            "ping": lambda _, m: ({}, m.arrays),
+            "describe": lambda _, m: (device.describe().model_dump(), {}),
+            "status": lambda _, m: ({"device": device.status(), "lease": self._lease(), "instance": self.instance}, {}),
+            "acquire": lambda _, m: (self._lease(), {}),
+            "release": lambda _, m: (self._release(m.session), {}),
+            "open_layer": open_layer,
+            "close_layer": nothing(lambda r, m: device.close_layer(own(r, m))),
+            "observe_layer": nothing(lambda r, m: device.observe_layer(own(r, m), r.first, m.arrays["inputs"])),
+            "calibrate_layer": calibrate,
+            "program_layer": lambda r, m: ({"state": device.program_layer(own(r, m), r.seed, r.trial)}, {}),
+            "read_layer": lambda r, m: ({}, {"outputs": device.read_layer(own(r, m), r.state, r.read, m.arrays["inputs"])}),
+            "age_layer": nothing(lambda r, m: device.age_layer(own(r, m), r.state, r.seconds)),
+            "cost_layer": lambda r, m: ({"rows": device.cost_layer(own(r, m), m.arrays["inputs"], m.arrays["outputs"])}, {}),
+            "save_layer": save,
+            "load_layer": nothing(lambda r, m: device.load_layer(own(r, m), r.tree, m.arrays)),
+            "program_cells": nothing(lambda r, m: device.program_cells(r.tile, m.arrays["targets"], r.seed, r.trial)),
+            "pulse_cells": nothing(lambda r, m: device.pulse_cells(r.tile, m.arrays["pulses"], r.step)),
+            "read_cells": lambda r, m: ({}, {"amperes": device.read_cells(r.tile, m.arrays["volts"], r.read)}),
+            "age_cells": nothing(lambda r, m: device.age_cells(r.seconds)),
+            "reset": nothing(lambda r, m: device.reset()),
+        }
+
+
+def _refusal(session: bytes, number: int, code: str, text: str) -> list[Frame]:
+    return encode(Message("error", session, number, body={"code": code, "text": text[:2000]}))

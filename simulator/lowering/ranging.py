@@ -1,0 +1,132 @@
+"""Choosing the full scales of a crossbar layer's converters on calibration data."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from devices.converters import Converter
+from devices.rram import RRAMCrossbar
+from simulator.calibration import ColumnObserver, ConverterRange, RangeObserver, full_scale
+from simulator.lowering.products import multiply
+from simulator.lowering.reading import Range, Reading, digits_of
+
+
+class CrossbarRanges:
+    """What calibration saw of a layer: the magnitudes of its inputs, and of the currents of each slice.
+
+    Parameters
+    ----------
+    design
+        The crossbar.
+    """
+
+    def __init__(self, design: RRAMCrossbar) -> None:
+        self.design = design
+        slices = 1 if design.adc is None or design.analog_weight_slices else design.mapping.slices
+        self._inputs = RangeObserver()
+        self._negative = 0
+        by_column = design.adc is not None and design.adc.range_scope == "column"
+        self._outputs: list[RangeObserver | ColumnObserver] = [ColumnObserver() if by_column else RangeObserver() for _ in range(slices)]
+        self._pass = 0
+        self._nominal: Reading | None = None
+
+    @property
+    def passes(self) -> int:
+        """Passes over the data: currents of input digits are known only after the DAC's range is."""
+        return 2 if self._digital_slices else 1
+
+    @property
+    def _digital_slices(self) -> bool:
+        design = self.design
+        return design.adc is not None and design.dac is not None and design.dac.slice_bits is not None and not design.analog_input_slices
+
+    def start_pass(self, number: int) -> None:
+        """Begin a pass over the data."""
+        self._pass = number
+
+    @torch.no_grad()
+    def add(self, inputs: Tensor, nominal: Callable[[], Reading]) -> None:
+        """Take note of the inputs of one call, and of the currents that cells at their targets give for them."""
+        dac = self.design.dac
+        if self._pass == 0:
+            signed = dac is None or dac.signed
+            self._inputs.add(inputs if signed else inputs.clamp(min=0.0))
+            self._negative += 0 if signed else int((inputs < 0).sum())
+        if self.design.adc is None or self._pass < self.passes - 1:
+            return
+        if self._nominal is None:
+            self._nominal = nominal()
+        operator, arrays = self._nominal.operator, self._nominal.arrays
+        for part in self._seen(inputs):
+            for line in arrays.lines:
+                for tile, terms in zip(arrays.tiles, line.terms, strict=True):
+                    currents = multiply(operator, operator.tile_inputs(part, tile), terms.weight)
+                    observer = self._outputs[line.slice]
+                    if not self.design.adc.signed:
+                        currents = currents.clamp(min=0.0)
+                    if isinstance(observer, RangeObserver):
+                        observer.add(currents)
+                    elif not line.references:
+                        observer.add(currents.movedim(currents.dim() - 1 - operator.dimensions, 0))
+
+    def _seen(self, inputs: Tensor) -> list[Tensor]:
+        """Return what the rows carry at a time."""
+        dac, full = self.design.dac, self.input_range()
+        if not self._digital_slices or dac is None:
+            return [inputs]
+        full = full if full is not None else float(inputs.abs().amax()) if inputs.numel() else 0.0
+        codes = (inputs / dac.step(full)).round().clamp(dac.lowest, dac.limit) if full > 0 else inputs
+        return [digit for _, digit in digits_of(codes, dac.slice_bits or 1, dac.slices)]
+
+    def input_range(self) -> float | None:
+        """Return the DAC's full scale, or None where each batch has its own."""
+        return None if self.design.dac is None else full_scale(self.design.dac, self._inputs)
+
+    def output_ranges(self) -> list[Range] | None:
+        """Return the ADC's full scale for each slice, or None where each batch has its own."""
+        adc = self.design.adc
+        if adc is None:
+            return None
+        found: list[Range | None] = [
+            full_scale(adc, observer) if isinstance(observer, RangeObserver) else observer.full_scales(adc) for observer in self._outputs
+        ]
+        given = [one for one in found if one is not None]
+        if not given:
+            return None
+        # A slice that no weight reaches was never seen to carry a current: any range fits it.
+        largest = max(float(torch.as_tensor(one).max()) for one in given)
+        return [largest if one is None else one for one in found]
+
+    def describe(self, layer: str) -> Iterator[ConverterRange]:
+        """Yield what was chosen for each converter."""
+        dac, adc, chosen = self.design.dac, self.design.adc, self.output_ranges()
+        if dac is not None:
+            yield ConverterRange.of(layer, "DAC", dac, self.input_range(), self._inputs)
+        if adc is None:
+            return
+        for s, observer in enumerate(self._outputs):
+            name = "ADC" if len(self._outputs) == 1 else f"ADC of slice {s}"
+            own = None if chosen is None else chosen[s]
+            if isinstance(observer, ColumnObserver):
+                yield observer.describe(layer, f"{name}, by column", adc, own)
+            else:
+                yield ConverterRange.of(layer, name, adc, None if own is None else float(own), observer)
+
+    def warnings(self, layer: str, source: str) -> list[str]:
+        """Return what could not be done as asked."""
+        found = []
+        chosen: list[tuple[Converter | None, object, str]] = [
+            (self.design.dac, self.input_range(), "DAC"),
+            (self.design.adc, self.output_ranges(), "ADC"),
+        ]
+        for converter, full, label in chosen:
+            if converter is not None and full is None and converter.range_policy != "per_batch":
+                found.append(
+                    f"Layer `{layer}`: {label} range policy '{converter.range_policy}' had no {source}; "
+                    "the range is each batch's own maximum"
+                )
+        if self._negative:
+            share = self._negative / self._inputs.observations
+            found.append(f"Layer `{layer}`: the DAC range policy's codes have no sign, and {share:.1%} of the inputs are negative: they clip")
+        return found

@@ -1,0 +1,376 @@
+"""One read of programmed crossbars: inputs to voltages, products, noise, conversions, and the digital sum, block by block of the batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+from devices.rram import RRAMCrossbar
+from kernels.crossbar import convert, quantize
+from kernels.random import Key
+from kernels.shift_add import shift_add
+from simulator.lowering.arrays import Arrays, Line, Terms
+from simulator.lowering.converting import ConverterTables
+from simulator.lowering.products import multiply, vectors_at_once
+from simulator.operators import LinearOperator, RowTile
+
+Hear = Callable[[Tensor, int, int], None]
+"""Told the currents of conversions in steps of their ADC, its lowest and its largest code."""
+Range = float | Tensor
+"""Full scale of an ADC: one number, or one for each output."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What the rows carry: the slices of the inputs, each with its weight, and the codes that they add up to."""
+
+    slices: list[tuple[float, Tensor]]
+    codes: Tensor
+
+    def total(self) -> Tensor:
+        """Return the sum of the slices, weighted."""
+        (first, values), *others = self.slices
+        result = values if first == 1.0 else values * first
+        for radix, more in others:
+            result = result + radix * more
+        return result
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything that a read of a layer depends on, but inputs and the stream of its noise.
+
+    Attributes
+    ----------
+    design, operator
+        The crossbar, and the linear map of the layer.
+    arrays
+        What is multiplied by.
+    tables
+        Converters with errors of their own, or None where all are uniform.
+    input_range
+        Full scale of the DAC, or None for each batch's own.
+    output_ranges
+        Full scale of the ADC for each slice, in input codes (or, of sliced inputs, digits) times weight codes; None for each batch's own.
+    hear
+        Told of every conversion, or None.
+    """
+
+    design: RRAMCrossbar
+    operator: LinearOperator
+    arrays: Arrays
+    tables: ConverterTables | None = None
+    input_range: float | None = None
+    output_ranges: list[Range] | None = None
+    hear: Hear | None = None
+    _stacks: dict[bool, list[Terms]] = field(default_factory=dict)
+
+    def __call__(self, inputs: Tensor, key: Key, *, bias: Tensor | None = None, keep: bool = False) -> tuple[Tensor, Tensor | None, float]:
+        """Read once.
+
+        Parameters
+        ----------
+        inputs
+            As the linear map takes them, with or without a batch.
+        key
+            Stream of the noise.
+        bias
+            Added digitally, or None.
+        keep
+            Whether to return what the rows carried.
+
+        Returns
+        -------
+        tuple
+            The outputs; what the rows carried, in DAC codes (or None); and the value of one code.
+        """
+        dimensions = self.operator.dimensions
+        shape = inputs.shape
+        inputs = inputs.reshape(-1, shape[-1]) if dimensions == 0 else inputs if inputs.dim() == dimensions + 2 else inputs.unsqueeze(0)
+        inputs = inputs.contiguous()
+        unit = self._input_unit(inputs)
+        full = self._full_drive(inputs, unit)
+        outputs = self.arrays.lines[0].terms[0].weight.shape[0]
+        spatial = self._spatial(inputs)
+        result = inputs.new_empty(len(inputs), outputs, *spatial)
+        carried = torch.empty_like(inputs) if keep else None
+        size = self._vectors_at_once(inputs, outputs, prod(spatial))
+        for number, start in enumerate(range(0, len(inputs), size)):
+            part = slice(start, start + size)
+            drive = self._drive(inputs[part], unit, full)
+            if carried is not None:
+                carried[part] = drive.total()
+            self._block(drive, unit, key if number == 0 else key.fold("block", number), bias, result[part])
+        if dimensions == 0:
+            return result.reshape(*shape[:-1], outputs), None if carried is None else carried.reshape(shape), unit
+        if len(shape) == dimensions + 1:
+            return result.squeeze(0), None if carried is None else carried.squeeze(0), unit
+        return result, carried, unit
+
+    # sizes
+
+    def _spatial(self, inputs: Tensor) -> tuple[int, ...]:
+        operator = self.operator
+        kernel = self.arrays.lines[0].terms[0].weight.shape[2:]
+        return tuple(
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(inputs.shape[2:], operator.padding, operator.dilation, kernel, operator.stride, strict=True)
+        )
+
+    def _vectors_at_once(self, inputs: Tensor, outputs: int, positions: int) -> int:
+        if self.design.adc is not None and self.output_ranges is None and len(inputs):
+            return len(inputs)  # the range is the whole batch's
+        slices = self._stacked_slices
+        return vectors_at_once(inputs[:1].numel() * slices, outputs * positions * slices * len(self.arrays.lines), positions * slices)
+
+    @property
+    def _stacked_slices(self) -> int:
+        """Input slices that have conversions of their own."""
+        return self.design.input_slices if self.design.adc is not None and not self.design.analog_input_slices else 1
+
+    # inputs
+
+    def _input_unit(self, inputs: Tensor) -> float:
+        dac = self.design.dac
+        if dac is None:
+            return 1.0
+        scale = self.input_range if self.input_range is not None else _largest(inputs)
+        return dac.step(scale) if scale > 0 else 1.0
+
+    def _full_drive(self, inputs: Tensor, unit: float) -> float:
+        """Return what the rows carry at full scale, where a nonlinear current needs to know it."""
+        dac = self.design.dac
+        if self.design.current_voltage is None:
+            return 0.0
+        if dac is not None and dac.slice_bits is not None:
+            return float(2**dac.level_bits - 1)
+        return self.input_range / unit if self.input_range else _largest(inputs) / unit
+
+    def _drive(self, inputs: Tensor, unit: float, full: float) -> Drive:
+        design, dac = self.design, self.design.dac
+        codes = inputs
+        if dac is not None:
+            codes = quantize(inputs, unit, dac.lowest, dac.limit, unit=1.0)
+        slices = [(1.0, codes)]
+        if dac is not None and dac.slice_bits is not None:
+            slices = digits_of(codes, dac.slice_bits, dac.slices)
+        law = design.current_voltage
+        if law is not None and full > 0:
+            slices = [(radix, law.relative_current(values / full) * full) for radix, values in slices]
+        return Drive(slices, codes)
+
+    def _of_tile(self, drive: Drive, t: int, tile: RowTile) -> Drive:
+        """Return what the rows of one tile carry, through the levels of its DAC."""
+        cut = self.operator.tile_inputs
+        tables = self.tables
+        slices = [(radix, cut(values, tile)) for radix, values in drive.slices]
+        if tables is not None and tables.levels is not None:
+            slices = [(radix, tables.driven(values, t)) for radix, values in slices]
+        return Drive(slices, drive.codes)
+
+    # one block
+
+    def _block(self, drive: Drive, unit: float, key: Key, bias: Tensor | None, out: Tensor) -> None:
+        """Write the outputs of some samples into `out`."""
+        arrays, along = self.arrays, self._along_outputs
+        worth = unit * (arrays.unit if isinstance(arrays.unit, float) else 1.0)
+        line = arrays.lines[0]
+        fused = len(arrays.lines) * self._stacked_slices == 1 and line.terms[0].reference is None and line.factor > 0
+        ranges = None if self.output_ranges is None else self.output_ranges[0]
+        if fused and not isinstance(ranges, Tensor) and (self.tables is None or self.tables.thresholds is None):
+            for t, tile in enumerate(arrays.tiles):
+                self._fused(self._of_tile(drive, t, tile), line, line.terms[t], key.fold(0, t), worth, out, t > 0)
+        else:
+            self._stacked(drive, unit, key, out)
+            if worth != 1.0:
+                out.mul_(worth)
+        if arrays.pedestal:
+            ones = torch.ones_like(line.terms[0].weight[: self.operator.groups, :1])
+            channels = drive.codes.shape[1] // self.operator.groups
+            sums = self.operator(drive.codes, ones.expand(-1, channels, *ones.shape[2:]).contiguous())
+            out.sub_(sums.repeat_interleave(out.shape[1] // self.operator.groups, 1), alpha=arrays.pedestal * worth)
+        if isinstance(arrays.unit, Tensor):
+            out.mul_(along(arrays.unit))
+        if bias is not None:
+            out.add_(along(bias))
+
+    def _fused(self, drive: Drive, line: Line, terms: Terms, key: Key, worth: float, out: Tensor, accumulate: bool) -> None:
+        """Read one array whose outputs take one uniform conversion each."""
+        currents = multiply(self.operator, drive.total(), terms.weight)
+        variance = self._variance(drive, terms)
+        adc = self.design.adc
+        scale = worth * line.factor
+        if adc is None and variance is None:
+            if accumulate:
+                out.add_(currents, alpha=scale)
+            else:
+                torch.mul(currents, scale, out=out)
+            return
+        step, limit, low = 0.0, 0, 0
+        if adc is not None:
+            fixed = None if self.output_ranges is None else self.output_ranges[line.slice]
+            full = float(fixed) if fixed is not None else _largest(currents)
+            step, limit, low = (adc.step(full), adc.limit, adc.lowest) if full > 0 else (0.0, 0, 0)
+        if self.hear is not None and step:
+            if variance is not None:
+                currents = convert(currents.contiguous(), variance=variance.contiguous(), key=key)
+                variance = None
+            self.hear(currents / step, low, limit)
+        convert(
+            currents.contiguous(),
+            variance=None if variance is None else variance.contiguous(),
+            key=key if variance is not None else None,
+            step=step,
+            limit=limit,
+            low=low if step else None,
+            scale=scale,
+            out=out,
+            accumulate=accumulate,
+        )
+
+    def _variance(self, drive: Drive, terms: Terms) -> Tensor | None:
+        """Return the variance of currents whose inputs' slices are added in analog: each slice is a read of its own."""
+        if terms.square is None:
+            return None
+        if len(drive.slices) == 1:
+            radix, values = drive.slices[0]
+            found = terms.variance(self.operator, values)
+            return found if found is None or radix == 1.0 else found * radix**2
+        if terms.cross is None:
+            power = sum((radix**2 * values.square() for radix, values in drive.slices), torch.zeros(()))
+            return multiply(self.operator, power, terms.square)
+        parts = [(radix, terms.variance(self.operator, values)) for radix, values in drive.slices]
+        return sum((radix**2 * part for radix, part in parts if part is not None), torch.zeros(()))
+
+    def _stacked(self, drive: Drive, unit: float, key: Key, out: Tensor) -> None:
+        """Read lines and input slices as one product an array, and convert and add them in one pass; in codes of weights and inputs."""
+        arrays, operator = self.arrays, self.operator
+        for references in (False, True):
+            lines = [line for line in arrays.lines if line.references == references]
+            if not lines:
+                continue
+            columns = lines[0].terms[0].weight.shape[0] // operator.groups
+            into = out.view(len(out), operator.groups, columns, -1)
+            if references:
+                into = torch.zeros(len(out), operator.groups, columns, into.shape[-1], device=out.device)
+            stack = self._stack(references)
+            for t, tile in enumerate(arrays.tiles):
+                part = self._of_tile(drive, t, tile)
+                stream = key.fold("references", t) if references else key.fold(0, t)
+                currents, radices = self._currents(part, stack[t], stream)
+                values = currents.view(len(radices), len(out), operator.groups, len(lines), columns, -1)
+                self._convert(values, lines, radices, t, into, references or t > 0)
+            if references:
+                assert arrays.reference_of is not None
+                spread = into.reshape(len(out), -1, into.shape[-1]).index_select(1, arrays.reference_of)
+                out.add_(spread.view(out.shape))
+
+    def _stack(self, references: bool) -> list[Terms]:
+        if references not in self._stacks:
+            lines = [line for line in self.arrays.lines if line.references == references]
+            self._stacks[references] = [
+                _stacked_terms([line.terms[t] for line in lines], self.operator.groups) for t in range(len(self.arrays.tiles))
+            ]
+        return self._stacks[references]
+
+    def _currents(self, drive: Drive, terms: Terms, key: Key) -> tuple[Tensor, list[float]]:
+        """Return the noisy currents of all lines, input slices one after the other along the batch, and these slices' weights."""
+        operator = self.operator
+        if self._stacked_slices > 1:
+            radices = [radix for radix, _ in drive.slices]
+            drive = Drive([(1.0, torch.cat([values for _, values in drive.slices]))], drive.codes)
+        else:
+            radices = [1.0]
+        currents = multiply(operator, drive.total(), terms.weight).contiguous()
+        variance = self._variance(drive, terms)
+        if variance is not None:
+            convert(currents, variance=variance.contiguous(), key=key, out=currents)
+        if terms.reference is not None:
+            # The reference columns' noise, drawn once a read, is taken from all outputs of their block.
+            common = self._variance(drive, terms.reference)
+            if common is not None:
+                noise = convert(torch.zeros_like(common), variance=common.contiguous(), key=key.fold("reference"))
+                lines = terms.weight.shape[0] // len(self.arrays.lines[0].terms[0].weight)
+                groups = operator.groups
+                assert self.arrays.reference_of is not None
+                spread = noise.view(len(noise), groups, lines, -1, *noise.shape[2:]).transpose(1, 2).flatten(2, 3)
+                spread = spread.index_select(2, self.arrays.reference_of).unflatten(2, (groups, -1)).transpose(1, 2)
+                currents.sub_(spread.reshape(currents.shape))
+        return currents, radices
+
+    def _convert(self, values: Tensor, lines: list[Line], radices: list[float], t: int, into: Tensor, accumulate: bool) -> None:
+        """Digitize (input slices, samples, groups, lines, columns, positions) and add up."""
+        adc = self.design.adc
+        groups, columns = values.shape[2], values.shape[4]
+        factors = torch.tensor([[radix * line.factor for line in lines] for radix in radices], device=values.device)
+        steps = torch.zeros(len(lines), 1, device=values.device)
+        low, high = -1, 1
+        thresholds = converter = None
+        if adc is not None:
+            low, high = adc.lowest, adc.limit
+            fulls = [self._full(values[:, :, :, index], line) for index, line in enumerate(lines)]
+            width = 1 if all(full.numel() == 1 for full in fulls) else groups * columns
+            steps = torch.stack([full.expand(width) for full in fulls]).contiguous() / adc.limit
+            if self.tables is not None and self.tables.thresholds is not None:
+                thresholds = self.tables.thresholds[t]
+                converter = self.tables.index(lines, lines[0].references)
+            if self.hear is not None:
+                sizes = torch.where(steps > 0, steps, torch.ones_like(steps)).expand(-1, groups * columns)
+                self.hear(values / sizes.reshape(len(lines), groups, columns, 1).transpose(0, 1), low, high)
+        shift_add(
+            values, steps, factors, low, high, thresholds=thresholds, converter=converter, out=into, accumulate=accumulate
+        )
+
+    def _full(self, values: Tensor, line: Line) -> Tensor:
+        """Return the full scale of a line's conversions, one number or one a column."""
+        if self.output_ranges is None:
+            return values.abs().amax().reshape(1) if values.numel() else torch.zeros(1, device=values.device)
+        found = torch.as_tensor(self.output_ranges[line.slice], dtype=torch.float32, device=values.device).reshape(-1)
+        # The reference column is converted like the outputs that it is taken from: by the largest of their ranges.
+        return found.amax().reshape(1) if line.references else found
+
+    def _along_outputs(self, values: Tensor) -> Tensor:
+        return values if self.operator.dimensions == 0 else values.reshape(-1, *[1] * self.operator.dimensions)
+
+
+def digits_of(codes: Tensor, bits: int, slices: int) -> list[tuple[float, Tensor]]:
+    """Return the digits of the codes' magnitudes, lowest first, each with the code's sign, and the weight of each.
+
+    Examples
+    --------
+    >>> [(radix, digit.tolist()) for radix, digit in digits_of(torch.tensor([5.0, -6.0]), 2, 2)]
+    [(1.0, [1.0, -2.0]), (4.0, [1.0, -1.0])]
+    """
+    magnitude, sign = codes.abs().int(), codes.sign()
+    mask = (1 << bits) - 1
+    return [(float(2 ** (bits * s)), ((magnitude >> (bits * s)) & mask).float().mul_(sign)) for s in range(slices)]
+
+
+def _stacked_terms(terms: list[Terms], groups: int) -> Terms:
+    """Return the terms of several lines as those of one, in each group line after line."""
+
+    def stack(parts: list[Tensor | None]) -> Tensor | None:
+        if any(part is None for part in parts):
+            return None
+        found = torch.stack([part.unflatten(0, (groups, -1)) for part in parts if part is not None], dim=1)
+        return found.flatten(0, 2).contiguous()
+
+    if len(terms) == 1:
+        return terms[0]
+    weight = stack([one.weight for one in terms])
+    assert weight is not None
+    inner = [one.reference for one in terms]
+    return Terms(
+        weight,
+        stack([one.square for one in terms]),
+        stack([one.cross for one in terms]),
+        stack([one.constant for one in terms]),
+        terms[0].mean,
+        None if any(one is None for one in inner) else _stacked_terms([one for one in inner if one is not None], groups),
+    )
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().amax()) if values.numel() else 0.0

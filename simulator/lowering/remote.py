@@ -1,0 +1,285 @@
+"""Layers on a chip elsewhere: master weights here, the programmed instance there."""
+
+import weakref
+from dataclasses import asdict
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from devices.base import Cost
+from devices.remote import RemoteChip
+from simulator.calibration import ConverterRange
+from simulator.hardware import HardwareLayer, Mode, Placement
+from simulator.link.addresses import LinkError
+from simulator.link.client import connect
+from simulator.link.messages import Array
+from simulator.link.trees import join, split
+from simulator.masters import WeightMark
+from simulator.weight_layers import NotMappedError, WeightLayer
+
+
+class RemoteLayer(HardwareLayer):
+    """A linear layer or convolution that another process or an instrument holds.
+
+    Inputs travel there and outputs come back; the bias is added here. In train mode a forward reads the chip as it was last programmed
+    and gradients pass straight through to the master weights: forward on the chip, backward on its model. A chip that is simulated
+    gives the same bits as one in this process.
+
+    Parameters
+    ----------
+    name, seed
+        See `HardwareLayer`.
+    design
+        Where the chip is.
+    layer
+        The master weights and the linear map that they are in.
+
+    Raises
+    ------
+    NotMappedError
+        If the chip does not take the layer; with its words.
+    LinkError
+        If the chip cannot be reached.
+    """
+
+    def __init__(self, name: str, seed: int, design: RemoteChip, layer: WeightLayer) -> None:
+        super().__init__(name, seed, layer)
+        self.design = design
+        self.trial = 0
+        self._programming_seed = seed
+        self._age = Fraction(0)
+        self._state: str | None = None
+        self._mark: WeightMark | None = None
+        self._observed = False
+        self._saved: tuple[dict[str, Any], dict[str, Array]] | None = None
+        self._description = connect(design).describe()
+        self._begin()
+        try:
+            self._placement = self._open()
+        except LinkError as error:
+            if error.code == "not_mapped":
+                raise NotMappedError(str(error)) from None
+            raise
+
+    def _begin(self) -> None:
+        """Take a handle of its own at the chip: a copy of a layer is another layer there."""
+        self._handle = connect(self.design).new_handle(self.name)
+        self._opened = False
+        weakref.finalize(self, _close, self.design, self._handle)
+
+    def _ask(self, kind: str, body: dict[str, Any] | None = None, **tensors: Tensor) -> tuple[dict[str, Any], dict[str, Array]]:
+        arrays = {name: tensor.detach().to("cpu", torch.float32).contiguous().numpy() for name, tensor in tensors.items()}
+        try:
+            answer = connect(self.design).request(kind, {"layer": self._handle, **(body or {})}, arrays)
+        except LinkError as error:
+            if error.code in ("not_open", "not_programmed", "no_session", "restarted", "lost"):
+                self._opened, self._state = False, None
+            raise
+        return answer.body, answer.arrays
+
+    def _open(self) -> Placement:
+        operator = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.operator).items()}
+        fields = {"name": self.name, "seed": self.seed, "kind": self.kind, "operator": operator, "note": self.note}
+        body, _ = self._ask("open_layer", fields, weight=self.weight)
+        self._opened = True
+        found = Placement(**body)
+        there = f"at {self.design.address}"
+        return Placement(
+            found.hardware, found.macs_per_vector, found.arrays, found.utilization, f"{found.note}; {there}" if found.note else there
+        )
+
+    def _ready(self) -> None:
+        """Open the layer again where this is a copy, or a state was loaded."""
+        if not self._opened:
+            self._open()
+        if self._saved is not None:
+            tree, arrays = self._saved
+            self._saved = None
+            connect(self.design).request("load_layer", {"layer": self._handle, "tree": tree}, arrays)
+            state = tree.get("state")
+            self._state = state if isinstance(state, str) else None
+
+    @property
+    def placement(self) -> Placement:
+        """Where the layer lies, as the chip says."""
+        return self._placement
+
+    @property
+    def programmed(self) -> bool:
+        """Whether the chip holds a programmed instance."""
+        return self._state is not None or (self._saved is not None and self._saved[0].get("state") is not None)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def program(self, seed: int, trial: int) -> None:
+        """Send the master weights and have them programmed."""
+        self._ready()
+        self._open()
+        self._state = str(self._ask("program_layer", {"seed": seed, "trial": trial})[0]["state"])
+        self._programming_seed, self.trial, self._age, self.reads = seed, trial, Fraction(0), 0
+        self._mark = WeightMark.of(self.weight)
+
+    def age(self, seconds: float) -> None:
+        """Let simulated time pass there; an instrument ages by itself and says so."""
+        self._ready()
+        self._require_current_masters()
+        self._ask("age_layer", {"state": self._state, "seconds": float(seconds)})
+        self._age += Fraction(seconds)
+
+    def settle(self) -> None:
+        """Take the master weights as they are now for those that a state just loaded was programmed from."""
+        self._mark = WeightMark.of(self.weight) if self.programmed else None
+
+    def _require_current_masters(self) -> None:
+        if self._state is not None and (self._mark is None or not self._mark.holds(self.weight)):
+            raise RuntimeError(
+                f"Layer `{self.name}`: the master weights changed after programming; call program() before reading in eval mode"
+            )
+
+    def vectors(self, outputs: Tensor) -> int:
+        """Return how many input vectors a call with these outputs drove: one for each position of each group."""
+        return self.operator.positions(outputs) * self.operator.groups
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Read the layer for inputs of the torch layer's shape, float32; returns the torch layer's shape."""
+        if not isinstance(inputs, Tensor) or inputs.dtype != torch.float32:
+            self._refuse(inputs, "a float32 tensor")
+        if self.mode is not Mode.HARDWARE:
+            if self.mode is Mode.CALIBRATE and not self._description.ranges_given:
+                self._ready()
+                self._ask("observe_layer", {"first": not self._observed}, inputs=inputs)
+                self._observed = True
+            return self._with_bias(self.operator(self.operator.surround(inputs), self.weight))
+        self._ready()
+        if self._state is None:
+            self.program(self._programming_seed, self.trial)
+        if not self.training:
+            self._require_current_masters()
+        if torch.is_grad_enabled() and (inputs.requires_grad or self.weight.requires_grad):
+            surrounded = self.operator.surround(inputs)
+            read: Tensor = _Read.apply(surrounded, self.weight, self, inputs.detach())  # type: ignore[no-untyped-call]
+        else:
+            read = self.read(inputs)
+        return self._with_bias(read)
+
+    def read(self, inputs: Tensor) -> Tensor:
+        """Return the outputs without bias."""
+        self.reads += 1
+        _, arrays = self._ask("read_layer", {"state": self._state, "read": self.reads}, inputs=inputs)
+        # What came over the wire is read-only memory of the message; nothing here may write into it.
+        return torch.from_numpy(arrays["outputs"].copy()).to(inputs.device)
+
+    def _with_bias(self, outputs: Tensor) -> Tensor:
+        bias: Tensor | None = self.bias
+        return outputs if bias is None else outputs + bias.reshape(-1, *[1] * self.operator.dimensions)
+
+    def start_calibration(self) -> None:
+        """Forget what was observed."""
+        self._observed = False
+
+    def finish_calibration(self, source: str) -> list[str]:
+        """Have the chip choose its ranges; one that has them keeps them."""
+        if self._description.ranges_given:
+            return []
+        self._ready()
+        body, _ = self._ask("calibrate_layer", {"source": source})
+        self.ranges = tuple(ConverterRange(**row) for row in body["ranges"])
+        return [str(warning) for warning in body["warnings"]]
+
+    @torch.no_grad()
+    def cost(self, inputs: Tensor, outputs: Tensor) -> list[Cost]:
+        """Return the cost rows of one read, as the chip tells them."""
+        self._ready()
+        try:
+            body, _ = self._ask("cost_layer", {}, inputs=inputs, outputs=outputs)
+        except LinkError as error:
+            if error.code != "device":
+                raise
+            hardware = self._placement.hardware
+            return [
+                Cost(
+                    layer=self.name,
+                    hardware=hardware,
+                    term="read",
+                    operations=2 * self.placement.macs_per_vector,
+                    note=f"not given: {error}",
+                )
+            ]
+        return [Cost(**row) for row in body["rows"]]
+
+    def _export(self) -> tuple[dict[str, Any], dict[str, Array]] | None:
+        """Return what the chip holds of the layer; None where it is no simulation and cannot be held twice."""
+        if self._saved is not None:
+            return self._saved
+        if not self._opened or not self._description.simulated:
+            return None
+        body, arrays = self._ask("save_layer")
+        return body["tree"], {name: array.copy() for name, array in arrays.items()}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return everything but the parameters: what the chip holds, if it is simulated, and seed, trial, age and counter."""
+        saved = self._export()
+        return {
+            "device": self._description.identity,
+            "saved": None if saved is None else join(*saved),
+            "programming_seed": self._programming_seed,
+            "trial": self.trial,
+            "age": str(self._age),
+            "reads": self.reads,
+            "ranges": [asdict(one) for one in self.ranges],
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what `get_extra_state` returned; the chip gets it before the next read."""
+        if state["device"] != self._description.identity:
+            raise ValueError(
+                f"Layer `{self.name}`: the stored state must be of the chip at {self.design.address}, {self._description.identity}, "
+                f"but is of {state['device']}; connect to that chip"
+            )
+        self._saved = None if state["saved"] is None else split(state["saved"])
+        self._state = None
+        self._programming_seed, self.trial, self._age = state["programming_seed"], state["trial"], Fraction(state["age"])
+        self.reads = state["reads"]
+        self.ranges = tuple(ConverterRange(**one) for one in state["ranges"])
+        self.settle()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state["_saved"] = self._export()
+        state["_mark"] = self._mark is not None and self._mark.holds(self.weight)
+        state["_state"] = None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._mark = WeightMark.of(self.weight) if state["_mark"] else None
+        self._begin()
+
+    def extra_repr(self) -> str:
+        """Return the line that ``print(chip)`` shows."""
+        shape = " x ".join(str(size) for size in self.weight.shape)
+        return f"{self.kind} {shape} on {self._placement.hardware} at {self.design.address}"
+
+
+class _Read(torch.autograd.Function):
+    """A read whose gradient is that of the model's own layer: forward on the chip, backward on its model."""
+
+    @staticmethod
+    def forward(ctx: Any, surrounded: Tensor, weight: Tensor, layer: RemoteLayer, inputs: Tensor) -> Tensor:
+        ctx.layer = layer
+        ctx.save_for_backward(surrounded, weight)
+        return layer.read(inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        surrounded, weight = ctx.saved_tensors
+        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        return *ctx.layer.operator.gradients(upstream[0].contiguous(), surrounded, weight, needs), None, None
+
+
+def _close(design: RemoteChip, handle: str) -> None:
+    connect(design).close_later(handle)

@@ -1,0 +1,112 @@
+"""Optuna's samplers behind ask and tell: reseeded for each batch, so that a resumed search goes on exactly as an uninterrupted one."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from kernels.random import Key
+from simulator.search.objective import Goals
+from simulator.search.space import Choice, Parameter, Real, Space
+from simulator.search.strategies import Proposal, Searching, Told
+
+VIOLATIONS = "violations"
+
+
+class OptunaSearch(Searching):
+    """A search by a sampler of Optuna's, on a study in memory.
+
+    Parameters
+    ----------
+    sampler, options
+        Name of the sampler's class in `optuna.samplers`, and its arguments.
+    batch
+        Designs a batch.
+    space, goals, seed
+        What is searched.
+    """
+
+    def __init__(self, sampler: str, options: dict[str, Any], batch: int, space: Space, goals: Goals, seed: int) -> None:
+        self._sampler, self._options, self._batch = getattr(optuna.samplers, sampler), options, batch
+        self._space, self._goals, self._seed = space, goals, seed
+        self._told: list[FrozenTrial] = []
+
+    def ask(self, batch: int) -> list[Proposal]:
+        """Return the next batch."""
+        found = []
+        with _quiet():
+            # A study of its own for each batch: what a sampler caches in one while it asks would be missing in a resumed search.
+            study = optuna.create_study(directions=["minimize"] * len(self._goals.directions), sampler=self._seeded(batch))
+            study.add_trials(self._told)
+            for _ in range(self._batch):
+                trial = study.ask()
+                configuration = self._space.build(lambda name, kind, trial=trial: _suggest(trial, name, kind))  # type: ignore[misc]
+                frozen = study._storage.get_trial(trial._trial_id)
+                found.append(Proposal(configuration, {"system": _plain(frozen.system_attrs)}))
+        return found
+
+    def tell(self, batch: int, told: Sequence[Told]) -> None:
+        """Take in a batch."""
+        self._told += [self._finished(one) for one in told]
+
+    def _finished(self, one: Told) -> FrozenTrial:
+        distributions = {name: _distribution(self._space.parameters[name]) for name in one.proposal.configuration}
+        params = {name: _param(self._space.parameters[name], value) for name, value in one.proposal.configuration.items()}
+        system = dict(one.proposal.notes["system"])
+        if one.values is None:
+            return create_trial(state=TrialState.FAIL, params=params, distributions=distributions, system_attrs=system)
+        violations = list(self._goals.violations(one.values))
+        if self._goals.limits:
+            system["constraints"] = tuple(violations)
+        return create_trial(
+            values=list(self._goals.costs(one.values)), params=params, distributions=distributions, system_attrs=system,
+            user_attrs={VIOLATIONS: violations},
+        )  # fmt: skip
+
+    def _seeded(self, batch: int) -> Any:
+        key = Key.of(seed=self._seed, trial=batch, purpose="sweep batch")
+        constraints = (lambda trial: trial.user_attrs[VIOLATIONS]) if self._goals.limits else None
+        with _quiet():
+            return self._sampler(seed=key.word0, constraints_func=constraints, **self._options)
+
+
+def _suggest(trial: optuna.Trial, name: str, kind: Parameter) -> Any:
+    return _value(kind, trial._suggest(name, _distribution(kind)))
+
+
+def _distribution(kind: Parameter) -> BaseDistribution:
+    if isinstance(kind, Real):
+        return FloatDistribution(kind.low, kind.high, log=kind.log)
+    if isinstance(kind, Choice):
+        return IntDistribution(0, kind.size - 1) if kind.ordered else CategoricalDistribution(range(kind.size))
+    return IntDistribution(kind.low, kind.high, log=kind.log, step=kind.step)
+
+
+def _value(kind: Parameter, param: Any) -> Any:
+    return kind.options[int(param)] if isinstance(kind, Choice) else param
+
+
+def _param(kind: Parameter, value: Any) -> Any:
+    return kind.index(value) if isinstance(kind, Choice) else value
+
+
+def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in attributes.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna's log of every trial and its notes on experimental arguments off the user's screen."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore", category=FutureWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)

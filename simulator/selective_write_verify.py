@@ -1,0 +1,305 @@
+"""Selective write-verify: the weights that matter most are programmed until they are right, the others once."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from devices.rram import PulseVerification, Verification
+from simulator.batches import RepeatableBatches
+from simulator.chip import Chip
+from simulator.curvature import Curvature, LossName
+from simulator.evaluation import MetricLike, _rows, measure_reference, resolve_metrics
+from simulator.lowering.crossbar import CrossbarLayer
+from simulator.lowering.treatment import VerifiedCells
+from simulator.metrics import Metric
+from simulator.progress import track
+from simulator.weight_ranking import Ranking, Weighting, order_of, resistive_layers, weight_scores
+
+DEFAULT_LOOP = PulseVerification()
+
+
+@dataclass(frozen=True)
+class WriteVerify:
+    """What `write_verify` did.
+
+    Attributes
+    ----------
+    layers
+        A row per layer on resistive cells: ``layer``, ``weights``, ``verified`` weights, ``pulses`` spent, ``full_pulses`` that verifying
+        every weight takes, ``unconverged`` cells among the verified ones, and ``energy_j`` of the pulses (NaN where the energy of a
+        pulse was not given).
+    trace
+        A row after each group of weights: ``fraction`` verified, ``pulses``, normalized write cycles ``nwc``, and the ``metric`` of the
+        instance (NaN where it was not measured).
+    ranking
+        What the weights were ranked by.
+    met
+        Whether the limit on the accuracy drop was met; True without one.
+    curvature
+        The second derivatives behind the ranking, with their report; None for other rankings.
+    """
+
+    layers: pd.DataFrame
+    trace: pd.DataFrame
+    ranking: str
+    met: bool = True
+    curvature: Curvature | None = None
+
+    @property
+    def pulses(self) -> int:
+        """Write pulses spent on all cells."""
+        return int(self.layers["pulses"].sum())
+
+    @property
+    def fraction(self) -> float:
+        """Share of the weights that were verified."""
+        return float(self.layers["verified"].sum() / self.layers["weights"].sum())
+
+    @property
+    def nwc(self) -> float:
+        """Normalized write cycles: pulses spent over the pulses of verifying every weight."""
+        full = int(self.layers["full_pulses"].sum())
+        return self.pulses / full if full else 0.0
+
+    @property
+    def unconverged(self) -> int:
+        """Cells that were still off their targets when their pulses ran out."""
+        return int(self.layers["unconverged"].sum())
+
+    @property
+    def energy_j(self) -> float:
+        """Energy of the pulses; NaN where the energy of a pulse was not given."""
+        return float(self.layers["energy_j"].sum(skipna=False))
+
+    def __str__(self) -> str:
+        energy = f"{self.energy_j:.3g} J" if math.isfinite(self.energy_j) else "energy not given"
+        lines = [
+            f"{self.fraction:.1%} of {int(self.layers['weights'].sum())} weights verified by {self.ranking}: {self.pulses} pulses "
+            f"({self.nwc:.1%} of all), {energy}"
+        ]
+        if self.unconverged:
+            lines.append(f"{self.unconverged} cells did not converge within their pulses")
+        if not self.met:
+            lines.append("the limit on the accuracy drop was not met with every weight verified")
+        return "\n".join(lines)
+
+
+def write_verify(
+    chip: Chip,
+    loader: Any,
+    *,
+    fraction: float | None = None,
+    accuracy_drop: float | None = None,
+    pulses: int | None = None,
+    ranking: Ranking = "second_derivative",
+    weighting: Weighting = "gain_per_pulse",
+    verification: Verification = DEFAULT_LOOP,
+    group: float = 0.05,
+    loss: LossName = "cross_entropy",
+    metric: MetricLike = "accuracy",
+    seed: int = 0,
+    progress: bool | None = None,
+) -> WriteVerify:
+    """Verify the weights of a chip that matter most, up to one of three limits.
+
+    The selection and the loop stay with the chip: every later ``program`` and every trial of `evaluate` programs all cells once and
+    then verifies those of the selected weights. The instance at hand is programmed again, with the same draws. An earlier selection
+    is replaced.
+
+    Parameters
+    ----------
+    chip
+        A chip with resistive cells. It is programmed if it was not.
+    loader
+        Data for sensitivities and for the accuracy drop.
+    fraction
+        Share of the weights to verify, 0 to 1.
+    accuracy_drop
+        Verify group by group until the metric of this instance is at most this much worse than that of the float model.
+    pulses
+        Pulses that this instance may take in all.
+    ranking
+        ``second_derivative`` (the rules of yan2022swim in the bibliography), ``fisher``, ``hutchinson``, ``magnitude``, ``random``, scores
+        by layer, or a function of the chip that returns scores.
+    weighting
+        How sensitivities become scores: see `weight_scores`.
+    verification
+        The loop; incremental pulses by default.
+    group
+        Share of the weights verified at once where `accuracy_drop` is given.
+    loss
+        Of the sensitivities: ``cross_entropy``, ``mse`` or ``binary_cross_entropy``.
+    metric
+        What `accuracy_drop` limits.
+    seed
+        Seed of a random ranking and of drawn sensitivities.
+    progress
+        Show a progress bar; by default on a terminal.
+
+    Returns
+    -------
+    WriteVerify
+        Pulses, energy and cells that did not converge, by layer. Print it for a summary.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one limit is given or it is out of range, the data are empty, the chip has no resistive cells that can be tuned,
+        it has aged, or its cells forget what they are verified to.
+
+    Examples
+    --------
+    >>> import simulator as sim
+    >>> from devices import RRAMCrossbar
+    >>> model, x = torch.nn.Linear(16, 4), torch.rand(64, 16)
+    >>> chip = sim.compile(model, RRAMCrossbar.preset("wan_nature_2022"), example_inputs=x)
+    >>> result = write_verify(chip, (x, model(x).argmax(1)), fraction=0.25)
+    >>> result.fraction, result.unconverged
+    (0.25, 0)
+    """
+    _check_limits(fraction, accuracy_drop, pulses, group)
+    layers = resistive_layers(chip)
+    data = RepeatableBatches(loader, seed=seed, name="loader")
+    next(iter(data))
+    _ready(chip, layers)
+    scores, curvature = weight_scores(
+        chip, data, ranking, weighting=weighting, verification=verification, loss=loss, seed=seed, progress=progress
+    )
+    order = order_of(scores, layers)
+    spent = {name: _all_verified(layer, verification) for name, layer in layers.items()}
+    per_weight = np.concatenate([one.pulses.flatten().cpu().numpy() for one in spent.values()])[order]
+    total = np.concatenate(([0], np.cumsum(per_weight)))
+    count = len(order)
+    rows: list[dict[str, float]] = []
+    met = True
+
+    def apply(verified: int) -> None:
+        _select(layers, order[:verified], verification)
+
+    def row(verified: int, value: float = math.nan) -> None:
+        rows.append(
+            {
+                "fraction": verified / count,
+                "pulses": float(total[verified]),
+                "nwc": float(total[verified] / total[-1]) if total[-1] else 0.0,
+                "metric": value,
+            }
+        )
+
+    if accuracy_drop is None:
+        verified = round(fraction * count) if fraction is not None else int(np.searchsorted(total, pulses, side="right")) - 1
+        apply(verified)
+        row(verified)
+    else:
+        chosen = next(iter(resolve_metrics(metric).values()))
+        reference = measure_reference(chip, data, {chosen.name: chosen})[chosen.name]
+        steps = [min(count, round(k * group * count)) for k in range(math.ceil(1 / group) + 1)]
+        met = False
+        for verified in track(steps, len(steps), "groups of weights", progress):
+            apply(verified)
+            value = _measure(chip, data, chosen)
+            row(verified, value)
+            drop = reference - value if chosen.higher_is_better else value - reference
+            if drop <= accuracy_drop:
+                met = True
+                break
+        if not met:
+            chip.warnings.append(f"With every weight verified {chosen.name} is {value:.4g}, {drop:.4g} worse than float: above the limit")
+    name = ranking if isinstance(ranking, str) else "the user's own ranking"
+    return WriteVerify(_table(layers, spent), pd.DataFrame(rows), name, met, curvature)
+
+
+@dataclass(frozen=True, eq=False)
+class _Spent:
+    """What verifying every weight of a layer takes: pulses and unconverged cells of each weight."""
+
+    pulses: Tensor
+    unconverged: Tensor
+
+
+def _all_verified(layer: CrossbarLayer, verification: Verification) -> _Spent:
+    mapped, cell = layer._map(), layer.design.cell
+    key = layer.programming_key(layer._programming_seed, layer.trial)
+    reached = cell.program(mapped.targets_siemens, key)
+    found = VerifiedCells(torch.ones_like(layer.weight, dtype=torch.bool), verification).verify(mapped, reached, cell, key)
+    given_up = found.pulses >= verification.max_pulses
+    return _Spent(found.pulses.sum((0, 1)), given_up.sum((0, 1)))
+
+
+def _ready(chip: Chip, layers: Mapping[str, CrossbarLayer]) -> None:
+    """Program what was not, and refuse what cannot be verified."""
+    for name, layer in layers.items():
+        if not layer.programmed:
+            layer.program(chip.seed, 0)
+        layer._require_current_masters()
+        if layer.seconds > 0:
+            raise ValueError(
+                f"Argument `chip` must be verified right after programming, but layer `{name}` has aged {layer.seconds:g} s; "
+                "call program() first"
+            )
+
+
+def _select(layers: Mapping[str, CrossbarLayer], places: npt.NDArray[np.int64], verification: Verification) -> None:
+    """Give each layer its part of the selected places, and program it again."""
+    chosen = np.zeros(sum(layer.weight.numel() for layer in layers.values()), np.bool_)
+    chosen[places] = True
+    start = 0
+    for layer in layers.values():
+        stop = start + layer.weight.numel()
+        selected = torch.from_numpy(chosen[start:stop].copy()).reshape(layer.weight.shape).to(layer.weight.device)
+        layer.treatment = VerifiedCells(selected, verification) if bool(selected.any()) else None
+        layer.program(layer._programming_seed, layer.trial)
+        start = stop
+
+
+def _measure(chip: Chip, data: RepeatableBatches, metric: Metric) -> float:
+    training = chip.training
+    chip.eval()
+    try:
+        return metric.compute(_rows(chip, data, {metric.name: metric})[metric.name])
+    finally:
+        chip.train(training)
+
+
+def _table(layers: Mapping[str, CrossbarLayer], spent: Mapping[str, _Spent]) -> pd.DataFrame:
+    rows = []
+    for name, layer in layers.items():
+        one, treatment = spent[name], layer.treatment
+        selected = treatment.selected if isinstance(treatment, VerifiedCells) else torch.zeros_like(one.pulses, dtype=torch.bool)
+        pulses = int(one.pulses[selected].sum())
+        energy = layer.design.write_pulse_j
+        rows.append(
+            {
+                "layer": name,
+                "weights": selected.numel(),
+                "verified": int(selected.sum()),
+                "pulses": pulses,
+                "full_pulses": int(one.pulses.sum()),
+                "unconverged": int(one.unconverged[selected].sum()),
+                "energy_j": math.nan if energy is None else pulses * energy,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _check_limits(fraction: float | None, accuracy_drop: float | None, pulses: int | None, group: float) -> None:
+    given = [name for name, value in (("fraction", fraction), ("accuracy_drop", accuracy_drop), ("pulses", pulses)) if value is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"Exactly one of `fraction`, `accuracy_drop` and `pulses` must be given, but got {', '.join(given) or 'none'}; choose a limit"
+        )
+    if fraction is not None and (isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1):
+        raise ValueError(f"Argument `fraction` must be a number from 0 to 1, but got {fraction!r}; 0.1 verifies a tenth of the weights")
+    if accuracy_drop is not None and not (isinstance(accuracy_drop, int | float) and 0 <= accuracy_drop < math.inf):
+        raise ValueError(f"Argument `accuracy_drop` must be a number of at least 0, but got {accuracy_drop!r}; 0.01 is a percentage point")
+    if pulses is not None and (not isinstance(pulses, int) or isinstance(pulses, bool) or pulses < 0):
+        raise ValueError(f"Argument `pulses` must be an integer of at least 0, but got {pulses!r}; give the pulses of all cells together")
+    if not (isinstance(group, int | float) and 0 < group <= 1):
+        raise ValueError(f"Argument `group` must be above 0 and at most 1, but got {group!r}; 0.05 verifies a twentieth at a time")

@@ -1,0 +1,382 @@
+"""The steps of a spiking network: synapses, populations of neurons, and what lies between them."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from devices.spiking import SpikingNeuron
+from kernels.event_synapses import EventKernel, event_convolution, event_linear, events_are_faster
+from simulator.weight_layers import WeightLayer, weight_layer
+
+EXACT_IN_FLOAT32 = 1 << 24
+"""Sums of integers below it are exact in float32, in any order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Spikes of one origin: counts of shape (time, batch, ...), and what one spike is worth.
+
+    Attributes
+    ----------
+    counts
+        uint8; time is 1 where nothing changes.
+    worth
+        A spike's value in units of the float network: a number, or one that broadcasts with a sample.
+    """
+
+    counts: Tensor
+    worth: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """What flows between two steps: a current, or spikes of one or several origins.
+
+    Attributes
+    ----------
+    current
+        Shape (time, batch, ...), float32, or int32 on integer cores; time is 1 where it is constant. None for spikes.
+    parts
+        Spikes; their values add up. Empty for a current.
+    """
+
+    current: Tensor | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def spikes(self) -> bool:
+        """Whether this is spikes."""
+        return bool(self.parts)
+
+    def value(self) -> Tensor:
+        """Return the value of each time step in units of the float network; not for currents of integer cores."""
+        if self.current is not None:
+            return self.current
+        total: Tensor = sum(part.counts * part.worth for part in self.parts)  # type: ignore[assignment]
+        return total
+
+    def mean(self) -> Tensor:
+        """Return the value averaged over time, shape (batch, ...)."""
+        if self.current is not None:
+            return self.current.float().mean(0)
+        total: Tensor = sum(part.counts.float().mean(0) * part.worth for part in self.parts)  # type: ignore[assignment]
+        return total
+
+
+class Step(nn.Module, ABC):
+    """One operation of a spiking network.
+
+    Attributes
+    ----------
+    name
+        Qualified name of the layer in the model.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    @abstractmethod
+    def reference(self, *inputs: Tensor) -> Tensor:
+        """Compute in float, as the network that was converted does."""
+
+    @abstractmethod
+    def spiking(self, *inputs: Signal) -> Signal:
+        """Compute all time steps with floating-point neurons."""
+
+
+def merged(function: Any, values: Tensor) -> Tensor:
+    """Apply a function of a batch to values of shape (time, batch, ...), all times at once."""
+    result: Tensor = function(values.flatten(0, 1))
+    return result.unflatten(0, values.shape[:2])
+
+
+class Synapses(Step):
+    """A linear layer or convolution between spikes (or the input) and neurons.
+
+    Parameters
+    ----------
+    name
+        Of the layer.
+    layer
+        A torch layer; its weights are the masters.
+
+    Attributes
+    ----------
+    rate
+        Spikes an input and time step, measured at calibration; NaN before. Events or a dense product are chosen by it.
+    scale
+        Factor of the weights, by which sums stand for averages on integer cores.
+    """
+
+    rate: Tensor
+
+    def __init__(self, name: str, layer: nn.Module) -> None:
+        super().__init__(name)
+        held: WeightLayer = weight_layer(layer)
+        assert isinstance(held.weight, nn.Parameter)
+        self.kind = held.kind
+        self.operator = held.operator
+        self.weight = held.weight
+        self.bias = held.bias
+        self.register_buffer("rate", torch.tensor(math.nan))
+        self._laid_out: dict[Any, Any] = {}
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        """Compute the layer in float."""
+        return self.dense(inputs[0], self.weight, self.bias)
+
+    def dense(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply values of the layer's input shape by weights of its weight's shape."""
+        result = self.operator(self.operator.surround(values), weight)
+        return result if bias is None else result + bias.reshape(-1, *[1] * self.operator.dimensions)
+
+    @property
+    def event_driven(self) -> bool:
+        """Whether only inputs that spiked are looked at."""
+        kernels = self.operator.dimensions in (0, 2) and not any(self.operator.border)
+        return kernels and events_are_faster(float(self.rate), self.weight)
+
+    def forget(self) -> None:
+        """Drop weights that were laid out for spikes; the masters or thresholds changed."""
+        self._laid_out = {}
+
+    def scaled(self, worth: Tensor) -> Tensor:
+        """Return the weight times the value of one spike of each input."""
+        weight = self.weight.detach()
+        if worth.numel() == 1:
+            return weight * worth.reshape(())
+        if self.operator.dimensions == 0:
+            return weight * worth.reshape(-1)
+        if any(size != 1 for size in worth.shape[1:]):
+            raise ValueError(f"Layer `{self.name}`: spikes of one channel must be worth the same everywhere, but are not; use one threshold")
+        groups = self.operator.groups
+        each = worth.reshape(groups, 1, -1, *[1] * self.operator.dimensions).expand(groups, weight.shape[0] // groups, -1, 1, 1)
+        return weight * each.reshape(weight.shape[0], -1, *[1] * self.operator.dimensions)
+
+    def spiking(self, *inputs: Signal) -> Signal:
+        """Return the current of each time step."""
+        (signal,) = inputs
+        if signal.current is not None:
+            return Signal(merged(self.reference, signal.current))
+        total: Tensor | None = None
+        for index, part in enumerate(signal.parts):
+            bias = self.bias if index == 0 else None
+            if index not in self._laid_out:
+                self._laid_out[index] = self.scaled(part.worth)
+            found = self.apply_spikes(part.counts, self._laid_out[index], None if bias is None else bias.detach(), index)
+            total = found if total is None else total + found
+        return Signal(total)
+
+    def apply_spikes(self, counts: Tensor, weight: Tensor, bias: Tensor | None, slot: int) -> Tensor:
+        """Return the sums of the weights of the inputs that spiked: by events or as a dense product, float32 or exact int32.
+
+        `weight` is float32, or integers; `slot` tells the layouts of several weights apart.
+        """
+        flat = counts.flatten(0, 1)
+        integer = not weight.is_floating_point()
+        if self.event_driven and flat.device.type == "cpu" and flat.dtype == torch.uint8:
+            if (slot, "events") not in self._laid_out:
+                narrow = _narrow(weight) if integer else weight
+                laid = narrow.t().contiguous() if weight.dim() == 2 else EventKernel.of(narrow, *self._pairs(), self.operator.groups)
+                self._laid_out[slot, "events"] = laid
+            laid = self._laid_out[slot, "events"]
+            if isinstance(laid, EventKernel):
+                return event_convolution(flat.contiguous(), laid, bias).unflatten(0, counts.shape[:2])
+            lead = flat.shape[:-1]
+            return event_linear(flat.reshape(-1, flat.shape[-1]).contiguous(), laid, bias).unflatten(0, lead).unflatten(0, counts.shape[:2])
+        if not integer:
+            return self.dense(flat.float(), weight, bias).unflatten(0, counts.shape[:2])
+        largest = int(counts.max()) if counts.numel() else 0
+        exact = torch.float32 if int(weight.abs().flatten(1).sum(1).max()) * max(1, largest) < EXACT_IN_FLOAT32 else torch.float64
+        sums = self.dense(flat.to(exact), weight.to(exact), None).to(torch.int32)
+        if bias is not None:
+            sums = sums + bias.reshape(-1, *[1] * self.operator.dimensions)
+        return sums.unflatten(0, counts.shape[:2])
+
+    def _pairs(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        stride, padding, dilation = ((pair[0], pair[1]) for pair in (self.operator.stride, self.operator.padding, self.operator.dilation))
+        return stride, padding, dilation
+
+
+def _narrow(weight: Tensor) -> Tensor:
+    largest = int(weight.abs().max()) if weight.numel() else 0
+    return weight.to(torch.int8 if largest < 128 else torch.int16 if largest < 1 << 15 else torch.int32)
+
+
+class Population(Step):
+    """Neurons that stand for a ReLU, or those of a network that was trained with spikes.
+
+    Parameters
+    ----------
+    name
+        Of the activation in the model.
+    neuron
+        The neuron's conventions.
+    ceiling
+        Largest activation where the activation clips; None where it does not.
+    threshold
+        The threshold of a trained population; None where the conversion chooses it.
+
+    Attributes
+    ----------
+    threshold
+        Where neurons fire, a number or one for each channel (channels, 1, ...), in units of the activation.
+    initial
+        Membrane before the first step, in the same unit: a number, or one for each neuron.
+    shift
+        What calibration adds to the current, in the same unit: a number, or one for each channel.
+    """
+
+    threshold: Tensor
+    initial: Tensor
+    shift: Tensor
+
+    def __init__(self, name: str, neuron: SpikingNeuron, ceiling: float | None = None, threshold: float | None = None) -> None:
+        super().__init__(name)
+        self.neuron = neuron
+        self.ceiling = ceiling
+        self.trained = threshold is not None
+        self.register_buffer("threshold", torch.tensor(math.nan if threshold is None else float(threshold)))
+        self.register_buffer("initial", torch.tensor(0.0))
+        self.register_buffer("shift", torch.tensor(0.0))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        for name in ("threshold", "initial", "shift"):  # calibration chooses their shapes
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != getattr(self, name).shape:
+                setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        """Rectify, and clip where the activation clips."""
+        return torch.relu(inputs[0]) if self.ceiling is None else inputs[0].clamp(0.0, self.ceiling)
+
+    def spiking(self, *inputs: Signal) -> Signal:
+        """Never called: the network fires populations, in the arithmetic of its core."""
+        raise NotImplementedError
+
+
+class Pool(Step):
+    """Average pooling: of activations, or as a sum of spikes that are each worth less.
+
+    Parameters
+    ----------
+    name
+        Of the layer.
+    kernel, stride, padding
+        As in torch, one number a dimension.
+    """
+
+    def __init__(self, name: str, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> None:
+        super().__init__(name)
+        self.kernel, self.stride, self.padding = tuple(kernel), tuple(stride), tuple(padding)
+        self.places = math.prod(self.kernel)
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        """Average."""
+        pooling = functional.avg_pool2d if len(self.kernel) == 2 else functional.avg_pool1d
+        return pooling(inputs[0], self.kernel, self.stride, self.padding)
+
+    def spiking(self, *inputs: Signal) -> Signal:
+        """Add up spikes, or average currents."""
+        (signal,) = inputs
+        if signal.current is not None:
+            return Signal(merged(self.reference, signal.current))
+        return Signal(parts=tuple(Part(self.sums(part.counts), self._worth(part.worth)) for part in signal.parts))
+
+    def sums(self, counts: Tensor) -> Tensor:
+        """Return sums instead of averages, of spikes or of integer currents."""
+        if counts.dtype == torch.uint8 and self.places > 255:
+            raise ValueError(f"Layer `{self.name}`: at most 255 places can be pooled, but got {self.places}; pool in two steps")
+        exact = torch.float32 if counts.dtype == torch.uint8 else torch.float64
+        return merged(lambda flat: (self.reference(flat.to(exact)) * self.places).round_().to(counts.dtype), counts)
+
+    def _worth(self, worth: Tensor) -> Tensor:
+        if any(size != 1 for size in worth.shape[1:]):
+            raise ValueError(f"Layer `{self.name}`: spikes of one channel must be worth the same everywhere, but are not; use one threshold")
+        return worth / self.places
+
+
+class MaxPool(Step):
+    """Maximum pooling of spikes at each time step, on cores that have it: an output spikes when one of its inputs does.
+
+    That is not the maximum of the rates, which the network was trained with.
+    """
+
+    def __init__(self, name: str, kernel: Any, stride: Any, padding: Any) -> None:
+        super().__init__(name)
+        self.options = (kernel, stride, padding)
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        """Take the maximum."""
+        return functional.max_pool2d(inputs[0], *self.options)
+
+    def spiking(self, *inputs: Signal) -> Signal:
+        """Take the maximum of the spikes."""
+        (part,) = inputs[0].parts
+        return Signal(parts=(Part(merged(lambda flat: self.reference(flat.float()).to(torch.uint8), part.counts), part.worth),))
+
+
+class Flatten(Step):
+    """Flatten a sample into a vector."""
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        """Flatten all but the batch."""
+        return inputs[0].flatten(1)
+
+    def spiking(self, *inputs: Signal) -> Signal:
+        """Flatten all but time and batch."""
+        (signal,) = inputs
+        if signal.current is not None:
+            return Signal(signal.current.flatten(2))
+        parts = []
+        for part in signal.parts:
+            worth = part.worth if part.worth.numel() == 1 else part.worth.expand(part.counts.shape[2:]).flatten()
+            parts.append(Part(part.counts.flatten(2), worth))
+        return Signal(parts=tuple(parts))
+
+
+class Sum(Step):
+    """The sum of a residual: currents add up before neurons fire, spikes reach the same synapses."""
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        """Add."""
+        return inputs[0] + inputs[1]
+
+    def spiking(self, *inputs: Signal) -> Signal:
+        """Add currents, and spikes as currents of their worth; spikes alone stay spikes."""
+        first, second = inputs
+        if first.spikes and second.spikes:
+            return Signal(parts=first.parts + second.parts)
+        return Signal(first.value() + second.value())
+
+
+class Concatenation(Step):
+    """Channels of several origins side by side."""
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        """Concatenate along the channels."""
+        return torch.cat(inputs, 1)
+
+    def spiking(self, *inputs: Signal) -> Signal:
+        """Concatenate spikes, each with its worth, or currents."""
+        times = max((one.current if one.current is not None else one.parts[0].counts).shape[0] for one in inputs)
+        if all(one.current is not None for one in inputs):
+            return Signal(torch.cat([_lasting(one.current, times) for one in inputs if one.current is not None], 2))
+        if any(len(one.parts) != 1 for one in inputs):
+            raise ValueError(f"Layer `{self.name}`: what is concatenated must be spikes of one origin each, but is not; concatenate first")
+        counts = [_lasting(one.parts[0].counts, times) for one in inputs]
+        shape = [1] * (counts[0].dim() - 3)
+        worth = torch.cat([one.parts[0].worth.expand(part.shape[2], *shape) for one, part in zip(inputs, counts, strict=True)])
+        return Signal(parts=(Part(torch.cat(counts, 2), worth),))
+
+
+def _lasting(values: Tensor, times: int) -> Tensor:
+    return values if values.shape[0] == times else values.expand(times, *values.shape[1:])

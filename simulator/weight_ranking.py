@@ -1,0 +1,182 @@
+"""Which weights are worth verifying: scores of every weight on resistive cells, by sensitivity, magnitude, chance or a user's own."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from devices.rram import RandomCell, Verification, verification_profile
+from kernels.random import Key, uniform
+from simulator.chip import Chip
+from simulator.curvature import Curvature, LossName, second_derivative
+from simulator.lowering.crossbar import CrossbarLayer
+from simulator.lowering.treatment import FormedCells
+
+RankingName = Literal["second_derivative", "fisher", "hutchinson", "magnitude", "random"]
+Weighting = Literal["gain_per_pulse", "gain", "sensitivity"]
+Scores = Mapping[str, Tensor]
+"""A number for each weight, by the layer's name and of the weight's shape: higher is verified first."""
+Ranking = RankingName | Scores | Callable[[Chip], Scores]
+
+SENSITIVITIES = ("second_derivative", "fisher", "hutchinson")
+
+
+def resistive_layers(chip: Any) -> dict[str, CrossbarLayer]:
+    """Return the layers on resistive cells that can be tuned, by name.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or the cells of one are never tuned.
+
+    Examples
+    --------
+    >>> import simulator as sim
+    >>> from devices import RRAMCrossbar
+    >>> chip = sim.compile(torch.nn.Linear(4, 2), RRAMCrossbar.preset("wan_nature_2022"), example_inputs=torch.rand(1, 4))
+    >>> list(resistive_layers(chip))
+    ['model']
+    """
+    if not isinstance(chip, Chip):
+        raise ValueError(f"Argument `chip` must be a compiled chip, but got {type(chip).__name__}; call sim.compile(model, design) first")
+    layers = {name: layer for name, layer in chip.layers.items() if isinstance(layer, CrossbarLayer)}
+    if not layers:
+        hardware = sorted({layer.placement.hardware for layer in chip.layers.values()})
+        raise ValueError(
+            f"Argument `chip` must have a layer on resistive cells, but all of its layers lie on {', '.join(hardware)}; "
+            "compile onto an RRAMCrossbar"
+        )
+    for name, layer in layers.items():
+        if isinstance(layer.treatment, FormedCells) or isinstance(layer.design.cell, RandomCell):
+            raise ValueError(
+                f"Argument `chip` must have cells that can be tuned, but those of layer `{name}` are formed at random once; "
+                "use edge_pruning on them"
+            )
+    return layers
+
+
+def weight_scores(
+    chip: Chip,
+    loader: Any,
+    ranking: Ranking = "second_derivative",
+    *,
+    weighting: Weighting = "gain_per_pulse",
+    verification: Verification,
+    loss: LossName = "cross_entropy",
+    seed: int = 0,
+    progress: bool | None = None,
+) -> tuple[dict[str, Tensor], Curvature | None]:
+    """Return a score for each weight on resistive cells, and the second derivatives behind it where there are any.
+
+    With S = d2L/dw2, verifying a weight lowers the expected loss by half of S times what it takes off the mean square error of the
+    weight, which depends on the targets of its cells and on the cells themselves (yan2024uswim in the bibliography).
+
+    Parameters
+    ----------
+    chip
+        A chip with resistive cells.
+    loader
+        Data for the sensitivities.
+    ranking
+        The name of a rule, scores of the user's own, or a function of the chip that returns them.
+    weighting
+        Of sensitivities: ``gain_per_pulse``, the expected gain over the expected pulses (at least one a weight); ``gain``; or
+        ``sensitivity``, S max(abs(w))^2 of the layer alone, as for uniform devices and targets.
+    verification
+        The loop.
+    loss, seed, progress
+        See `second_derivative`.
+
+    Raises
+    ------
+    ValueError
+        If an argument is unknown, or scores of the user's own do not fit.
+    """
+    layers = resistive_layers(chip)
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"Argument `weighting` must be one of {', '.join(get_args(Weighting))}, but got {weighting!r}")
+    if not isinstance(ranking, str):
+        return _own_scores(ranking(chip) if callable(ranking) else ranking, layers), None
+    if ranking == "magnitude":
+        return {name: layer.weight.detach().abs() for name, layer in layers.items()}, None
+    if ranking == "random":
+        keys = {name: Key.of(seed=seed, layer=name, purpose="random ranking") for name in layers}
+        return {name: uniform(keys[name], layer.weight.shape, layer.weight.device) for name, layer in layers.items()}, None
+    if ranking not in SENSITIVITIES:
+        raise ValueError(f"Argument `ranking` must be one of {', '.join(get_args(RankingName))}, scores or a function, but got {ranking!r}")
+    curvature = second_derivative(chip, loader, loss, method=ranking, seed=seed, progress=progress)
+    names = {id(parameter): name for name, parameter in chip.named_parameters()}
+    scores = {}
+    for name, layer in layers.items():
+        second = _of_layer(layer, curvature, names)
+        if weighting == "sensitivity":
+            scores[name] = second * layer.weight.detach().abs().amax().square()
+        else:
+            gain, pulses = expected_gain(layer, verification)
+            scores[name] = 0.5 * second * gain / (pulses.clamp(min=1.0) if weighting == "gain_per_pulse" else 1.0)
+    return scores, curvature
+
+
+def expected_gain(layer: CrossbarLayer, verification: Verification) -> tuple[Tensor, Tensor]:
+    """Return what verifying takes off each weight's mean square error, in the weight's unit squared, and the pulses it is expected to take.
+
+    Examples
+    --------
+    >>> import simulator as sim
+    >>> from devices import PulseVerification, RRAMCrossbar
+    >>> chip = sim.compile(torch.nn.Linear(4, 2), RRAMCrossbar.preset("wan_nature_2022"), example_inputs=torch.rand(1, 4))
+    >>> gain, pulses = expected_gain(resistive_layers(chip)["model"], PulseVerification())
+    >>> gain.shape, bool((gain > 0).all())
+    (torch.Size([2, 4]), True)
+    """
+    mapped = layer._map()
+    profile = verification_profile(layer.design.cell, verification)
+    targets = mapped.targets_siemens
+    siemens_squared = profile.gain(targets).sum(1)
+    radix = siemens_squared.new_tensor(mapped.radix).reshape(-1, *[1] * (siemens_squared.dim() - 1))
+    scale = mapped.codes_per_siemens * mapped.unit
+    return (siemens_squared * radix.square()).sum(0) * scale**2, profile.expected_pulses(targets).sum((0, 1))
+
+
+def order_of(scores: Mapping[str, Tensor], layers: Mapping[str, CrossbarLayer]) -> npt.NDArray[np.int64]:
+    """Return the places of all weights, layers one after the other, from the first to be verified to the last; ties by magnitude.
+
+    Examples
+    --------
+    >>> import simulator as sim
+    >>> from devices import RRAMCrossbar
+    >>> model = torch.nn.Linear(3, 1, bias=False)
+    >>> model.weight.data[:] = torch.tensor([0.1, -0.3, 0.2])
+    >>> chip = sim.compile(model, RRAMCrossbar.preset("wan_nature_2022"), example_inputs=torch.rand(1, 3))
+    >>> order_of({"model": torch.tensor([[1.0, 1.0, 2.0]])}, resistive_layers(chip)).tolist()
+    [2, 1, 0]
+    """
+    flat = [(scores[name].flatten(), layer.weight.detach().abs().flatten()) for name, layer in layers.items()]
+    score, magnitude = (torch.cat(parts).cpu().numpy() for parts in zip(*flat, strict=True))
+    by_magnitude = np.argsort(-magnitude, kind="stable")
+    return by_magnitude[np.argsort(-score[by_magnitude], kind="stable")].astype(np.int64)
+
+
+def _of_layer(layer: CrossbarLayer, curvature: Curvature, names: Mapping[int, str]) -> Tensor:
+    if layer.view is None:
+        assert layer.master is not None
+        return curvature[names[id(layer.master)]]
+    view = layer.view
+    return curvature[names[id(view.parameter)]].as_strided(view.size, view.stride, view.offset)
+
+
+def _own_scores(scores: Any, layers: Mapping[str, CrossbarLayer]) -> dict[str, Tensor]:
+    if not isinstance(scores, Mapping) or set(scores) != set(layers):
+        got = sorted(scores) if isinstance(scores, Mapping) else type(scores).__name__
+        raise ValueError(f"Argument `ranking` must give scores for the layers {', '.join(layers)}, but got {got}")
+    for name, layer in layers.items():
+        score = scores[name]
+        if not isinstance(score, Tensor) or score.shape != layer.weight.shape or bool(torch.isnan(score).any()):
+            got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+            raise ValueError(
+                f"Argument `ranking` must give layer `{name}` a tensor of shape {tuple(layer.weight.shape)} without NaN, but got {got}"
+            )
+    return {name: scores[name].to(layer.weight.device) for name, layer in layers.items()}
