@@ -6,7 +6,6 @@ from devices.catalog import PresetInfo, Source, bibliography, presets, sources_o
 from devices.converters import ADC, DAC
 from devices.design import Design, DesignError
 from devices.digital import MemoryTier, SystolicArray, TieredSocket, VectorUnit, all_to_all_seconds
-from devices.remote import RemoteChip
 from devices.quantum import (
     Constant,
     ControlChannel,
@@ -23,6 +22,7 @@ from devices.quantum import (
     Waveform,
     WaveformGenerator,
 )
+from devices.remote import RemoteChip
 from devices.rram import (
     BareTiles,
     ComposedCell,

@@ -132,7 +132,9 @@ class DAC(Converter):
     @model_validator(mode="after")
     def _drives_levels(self) -> Self:
         if isinstance(self.architecture, Flash):
-            raise ValueError("`architecture` must be SAR (capacitors), Ramp (resistor string) or Tabulated in a DAC, but got Flash; choose one")
+            raise ValueError(
+                "`architecture` must be SAR (capacitors), Ramp (resistor string) or Tabulated in a DAC, but got Flash; choose one"
+            )
         return self
 
     @property
@@ -144,6 +146,13 @@ class DAC(Converter):
     def slices(self) -> int:
         """Slices of an input that are read one after the other."""
         return 1 if self.slice_bits is None else -(-self.magnitude_bits // self.slice_bits)
+
+    @property
+    def drive_energy_j(self) -> float | None:
+        """Energy of driving a row with one slice in joule, by the figure of merit; None where none is given."""
+        if self.slice_bits is None or self.joule_per_step is None:
+            return self.conversion_energy_j
+        return float(self.joule_per_step * 2**self.level_bits)
 
     @property
     def level_bits(self) -> int:

@@ -6,16 +6,16 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, prange
 
-from kernels.comparator import error_probability
+from kernels.comparator import PLANE_CHUNKS, error_probability
 from kernels.philox import CHUNK, fill_normal_chunk
-from kernels.search_levels import LEVELS, search_alone, search_four, search_four_noisy, search_one, search_one_noisy
+from kernels.search_levels import AGAIN, LEVELS, search_alone, search_four, search_four_noisy, search_one, search_one_noisy
 
 Line = npt.NDArray[np.float32]
 """One number for each conversion."""
 
-COMPARISON_CHUNKS: Final = 2**20
-"""Chunks of a stream between the draws of one comparison and of the next: more than any tensor has."""
 _BLOCK: Final = 32
+_MOST_ALONE: Final = 64
+"""Conversions of a chunk that are worth searching alone."""
 _HALF: Final = np.float32(0.5)
 
 
@@ -83,9 +83,9 @@ def _discharge(
 def _compare(
     r: Line,
     side: Line,
-    first: Line,
-    level: Line,
-    used: npt.NDArray[np.int32],
+    planes: npt.NDArray[np.float32],
+    rank: npt.NDArray[np.int32],
+    ready: int,
     sigma: np.float32,
     near: np.float32,
     stream: npt.NDArray[np.int64],
@@ -93,67 +93,74 @@ def _compare(
     lanes: npt.NDArray[np.int64],
     levels: npt.NDArray[np.float64],
     pair: int,
-    plane: int,
+    chunk: int,
     count: int,
-) -> None:
+) -> int:
     """Write the sign of each difference as the comparator sees it to `side`, 1 or -1; a difference of zero is positive.
 
-    A conversion's first comparison within `near` takes its draw from `first` and marks it in `used`; a later one takes that of chunk
-    `plane` of the stream. Beyond, the candidates of comparison `pair` flip with the rest of their probability.
+    A conversion's j-th comparison within `near` takes its draw from plane j, which is drawn when the first conversion needs it; `rank` counts
+    them. Beyond, the candidates of comparison `pair` flip with the rest of their probability. Returns how many planes are drawn.
     """
-    again = np.int32(0)
+    highest = np.int32(0)
     for lane in range(count):
-        again |= used[lane] if abs(r[lane]) <= near else np.int32(0)
-    if again != 0:
-        fill_normal_chunk(stream[0], stream[1], stream[2], stream[3], plane, level)
+        highest = max(highest, rank[lane] if abs(r[lane]) <= near else np.int32(0))
+    while ready <= highest:
+        fill_normal_chunk(stream[0], stream[1], stream[2], stream[3], ready * PLANE_CHUNKS + chunk, planes[ready])
+        ready += 1
+    first = planes[0]
+    second = planes[1]
+    if highest <= 1:
         for lane in range(count):
             value = r[lane]
-            noise = level[lane] if used[lane] != 0 else first[lane]
+            noise = second[lane] if rank[lane] != 0 else first[lane]
             decided = value + noise * sigma if abs(value) <= near else value
             side[lane] = np.float32(1.0) if decided >= 0 else np.float32(-1.0)
     else:
         for lane in range(count):
             value = r[lane]
-            decided = value + first[lane] * sigma if abs(value) <= near else value
+            decided = value + planes[rank[lane], lane] * sigma if abs(value) <= near else value
             side[lane] = np.float32(1.0) if decided >= 0 else np.float32(-1.0)
     for lane in range(count):
-        used[lane] = np.int32(1) if abs(r[lane]) <= near else used[lane]
+        rank[lane] += np.int32(1) if abs(r[lane]) <= near else np.int32(0)
     for place in range(starts[pair], starts[pair + 1]):
         lane = lanes[place]
         if lane < count and abs(r[lane]) > near and error_probability(np.float64(r[lane]) / np.float64(sigma)) > levels[place]:
             side[lane] = -side[lane]
+    return ready
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _search_chunk(
     r: Line,
-    first: Line,
-    level: Line,
-    used: npt.NDArray[np.int32],
-    twice: npt.NDArray[np.int32],
+    planes: npt.NDArray[np.float32],
+    marks: npt.NDArray[np.int32],
     code: Line,
     origin: Line,
     steps: npt.NDArray[np.float32],
     sigma: np.float32,
     near: np.float32,
-    streams: npt.NDArray[np.int64],
+    stream: npt.NDArray[np.int64],
     starts: npt.NDArray[np.int64],
     lanes: npt.NDArray[np.int64],
     levels: npt.NDArray[np.float64],
     chunk: int,
     count: int,
-) -> None:
-    """Write the code of a binary search whose steps are the same for all vectors, a few levels a pass.
+) -> bool:
+    """Write the code of a binary search whose steps are the same for all vectors, a few levels a pass; return whether that was possible.
 
-    A pass has one draw for each conversion. One that needs a second before the last comparison, or is a candidate, is searched again alone.
+    A pass has one draw for each conversion. One that needs a second before the last comparison, or is a candidate, is searched again
+    alone, unless there are too many of them.
     """
     count_steps, columns = steps.shape[1], steps.shape[2]
     noisy = sigma > 0
     flat = steps.reshape(-1)
-    code[:count] = np.float32(0.0)
+    first = planes[0]
+    second = planes[1]
+    for lane in range(count):
+        code[lane] = np.float32(0.0)
     if noisy:
-        twice[:count] = 0
-        origin[:count] = r[:count]
+        for lane in range(count):
+            origin[lane] = r[lane]
     position = 0
     while position < count:
         column = (chunk * CHUNK + position) % columns
@@ -161,8 +168,7 @@ def _search_chunk(
         values = r[position : position + length]
         codes = code[position : position + length]
         draws = first[position : position + length]
-        marks = used[position : position + length]
-        conflicts = twice[position : position + length]
+        noted = marks[position : position + length]
         k = 0
         while k < count_steps:
             weight = np.float32(2.0 ** (count_steps - 1 - k))
@@ -170,50 +176,60 @@ def _search_chunk(
             below = flat[(count_steps + k) * columns + column :]
             if count_steps - k >= LEVELS:
                 if noisy:
-                    search_four_noisy(values, codes, draws, marks, conflicts, above, below, columns, weight, sigma, near)
+                    search_four_noisy(values, codes, draws, noted, above, below, columns, weight, sigma, near)
                 else:
-                    search_four(values, codes, draws, marks, conflicts, above, below, columns, weight, sigma, near)
+                    search_four(values, codes, draws, noted, above, below, columns, weight, sigma, near)
                 k += LEVELS
             else:
                 if noisy:
-                    search_one_noisy(values, codes, draws, marks, conflicts, above, below, columns, weight, sigma, near)
+                    search_one_noisy(values, codes, draws, noted, above, below, columns, weight, sigma, near)
                 else:
-                    search_one(values, codes, draws, marks, conflicts, above, below, columns, weight, sigma, near)
+                    search_one(values, codes, draws, noted, above, below, columns, weight, sigma, near)
                 k += 1
         position += length
     if noisy:
         again = np.int32(0)
         for lane in range(count):
-            again |= used[lane] if abs(r[lane]) <= near else np.int32(0)
+            again |= marks[lane] if abs(r[lane]) <= near else np.int32(0)
         if again != 0:
-            plane = count_steps * COMPARISON_CHUNKS + chunk
-            fill_normal_chunk(streams[2, 0], streams[2, 1], streams[2, 2], streams[2, 3], plane, level)
+            fill_normal_chunk(stream[0], stream[1], stream[2], stream[3], PLANE_CHUNKS + chunk, second)
         for lane in range(count):
-            noise = level[lane] if used[lane] != 0 else first[lane]
+            noise = second[lane] if marks[lane] != 0 else first[lane]
             decided = r[lane] + noise * sigma if abs(r[lane]) <= near else r[lane]
             code[lane] += _HALF if decided >= 0 else -_HALF
         pair = chunk * (count_steps + 1)
         for place in range(starts[pair], starts[pair + count_steps + 1]):
             if lanes[place] < count:
-                twice[lanes[place]] = 1
+                marks[lanes[place]] |= AGAIN
+        conflicts = np.int32(0)
+        for lane in range(count):
+            conflicts += marks[lane] & AGAIN
+        if conflicts > _MOST_ALONE * AGAIN:
+            for lane in range(count):
+                r[lane] = origin[lane]
+                marks[lane] = np.int32(0)
+            return False
+        if conflicts == 0:
+            return True
         words = np.empty(2, np.uint32)
         scratch = np.empty(2, np.float32)
         for block in range(0, count, _BLOCK):
             last = min(block + _BLOCK, count)
             marked = np.int32(0)
             for lane in range(block, last):
-                marked |= twice[lane]
-            if marked != 0:
+                marked |= marks[lane]
+            if marked & AGAIN:
                 for lane in range(block, last):
-                    if twice[lane] != 0:
+                    if marks[lane] & AGAIN:
                         column = (chunk * CHUNK + lane) % columns
                         code[lane] = search_alone(
-                            origin[lane], first[lane], steps, column, sigma, near, streams[2], COMPARISON_CHUNKS, chunk, lane,
+                            origin[lane], first[lane], second[lane], steps, column, sigma, near, stream, PLANE_CHUNKS, chunk, lane,
                             starts, lanes, levels, words, scratch,
                         )  # fmt: skip
     else:
         for lane in range(count):
             code[lane] += _HALF if r[lane] >= 0 else -_HALF
+    return True
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -242,13 +258,12 @@ def read_chunks(
     limited = room_positive.size > 0
     r = np.empty(CHUNK, np.float32)
     noise = np.zeros(CHUNK, np.float32)
-    level = np.zeros(CHUNK, np.float32)
-    used = np.zeros(CHUNK, np.int32)
+    planes = np.zeros((count_steps + 1, CHUNK) if comparator > 0 else (2, CHUNK), np.float32)
+    rank = np.zeros(CHUNK, np.int32)
     code = np.empty(CHUNK, np.float32)
     side = np.empty(CHUNK, np.float32)
     start_side = np.empty(CHUNK, np.float32)
     taken = np.empty(CHUNK, np.float32)
-    twice = np.zeros(CHUNK, np.int32)
     origin = np.empty(CHUNK, np.float32)
     plain = not (ramp or limited or jitter.size)
     rooms_p = np.empty(CHUNK, np.float32)
@@ -282,22 +297,18 @@ def read_chunks(
             rooms_p[:count] = room_positive[start : start + count]
             rooms_n[:count] = room_negative[start : start + count]
         if comparator > 0:
-            fill_normal_chunk(streams[1, 0], streams[1, 1], streams[1, 2], streams[1, 3], chunk, noise)
-            used[:count] = 0
-        if plain:
-            _search_chunk(r, noise, level, used, twice, code, origin, steps, comparator, near, streams, starts, lanes, levels, chunk, count)
-            if half > 0:
-                for lane in range(count):
-                    shifted = code[lane] - half
-                    code[lane] = lowest if shifted < lowest else shifted
-            _deliver(code, scale, out[start : start + count], accumulate, count)
-            continue
+            fill_normal_chunk(streams[1, 0], streams[1, 1], streams[1, 2], streams[1, 3], chunk, planes[0])
+            for lane in range(count):
+                rank[lane] = np.int32(0)
+        done = plain and _search_chunk(
+            r, planes, rank, code, origin, steps, comparator, near, streams[1], starts, lanes, levels, chunk, count
+        )
         remaining = count
-        for k in range(count_steps + 1):
+        ready = 1
+        for k in range(0 if done else count_steps + 1):
             if comparator > 0:
                 pair = chunk * (count_steps + 1) + k
-                plane = k * COMPARISON_CHUNKS + chunk
-                _compare(r, side, noise, level, used, comparator, near, streams[2], starts, lanes, levels, pair, plane, count)
+                ready = _compare(r, side, planes, rank, ready, comparator, near, streams[1], starts, lanes, levels, pair, chunk, count)
             else:
                 for lane in range(count):
                     side[lane] = np.float32(1.0) if r[lane] >= 0 else np.float32(-1.0)

@@ -113,9 +113,7 @@ def write_verify(
     return result
 
 
-def redraw(
-    target: Cells, sigma: float, tolerance: float, key: Key, max_writes: int = 1000, *, backend: Backend | None = None
-) -> Verified:
+def redraw(target: Cells, sigma: float, tolerance: float, key: Key, max_writes: int = 1000, *, backend: Backend | None = None) -> Verified:
     """Write cells anew until each falls within the tolerance: independent write-verify.
 
     Each write draws ``target + sigma N(0, 1)``; the writes a cell takes follow a geometric law, and what is left of the error is the
@@ -174,16 +172,16 @@ def _run(
     if not use_numba(target.device, backend):
         return _loop_torch(anew, target, values, key, sizes, most)
     pulses = torch.zeros(target.shape, dtype=torch.int32)
-    flat = [tensor.detach().contiguous().view(-1).numpy() for tensor in (target, values, pulses)]
+    goal, value, spent = (tensor.detach().contiguous().view(-1).numpy() for tensor in (target, values, pulses))
     chunks = -(-target.numel() // CHUNK)
     if chunks:
         word0, word1, _, _ = key.words()
         step, sigma, tolerance = (np.float32(size) for size in sizes)
         workers = worker_count(chunks)
         if workers > 1:
-            _loop_parallel(anew, *flat, word0, word1, step, sigma, tolerance, most, chunks, workers)
+            _loop_parallel(anew, goal, value, spent, word0, word1, step, sigma, tolerance, most, chunks, workers)
         else:
-            _loop_chunks(anew, *flat, word0, word1, step, sigma, tolerance, most, 0, chunks)
+            _loop_chunks(anew, goal, value, spent, word0, word1, step, sigma, tolerance, most, 0, chunks)
     return Verified(values, pulses)
 
 

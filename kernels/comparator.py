@@ -21,6 +21,12 @@ _SHARE: Final = 2.0**-15
 NEAR: Final = -NormalDist().inv_cdf(_SHARE)
 """Margin in sigma beyond which a comparison is decided by candidates: 4.01."""
 
+PLANE_CHUNKS: Final = 2**20
+"""Chunks of the stream between the draws of conversions' first close comparisons, of their second ones, ...: more than any tensor has."""
+_CHOICE: Final = 2**40
+_PLACES: Final = 2**41
+"""Where in the stream the words for candidates and for their places start: behind all draws."""
+
 _MOST: Final = 8
 """Candidates of one comparison of a chunk: more have a probability below 1e-15."""
 
@@ -38,7 +44,7 @@ def candidates(key: Key, chunks: int, comparisons: int) -> tuple[npt.NDArray[np.
     Parameters
     ----------
     key
-        Stream of the choice.
+        Stream of the comparisons' draws: the choice takes chunks of it that no draw takes.
     chunks
         Chunks of 1024 conversions.
     comparisons
@@ -59,11 +65,10 @@ def candidates(key: Key, chunks: int, comparisons: int) -> tuple[npt.NDArray[np.
     >>> starts.size, 200 < lanes.size < 360, bool((levels < 2.0**-15).all())
     (9001, True, True)
     """
-    chosen, placed = key.fold("candidates"), key.fold("candidate lanes")
     starts = np.zeros(chunks * comparisons + 1, np.int64)
-    _count(*chosen.words(), _counts(), starts)
+    _count(*key.words(), _counts(), starts)
     lanes, levels = np.empty(int(starts[-1]), np.int64), np.empty(int(starts[-1]), np.float64)
-    _place(*placed.words(), starts, lanes, levels)
+    _place(*key.words(), starts, lanes, levels)
     return starts, lanes, levels
 
 
@@ -73,7 +78,7 @@ def _count(word0: int, word1: int, read_low: int, read_high: int, bounds: npt.ND
     words = np.empty(CHUNK, np.uint32)
     for pair in range(starts.size - 1):
         if pair % CHUNK == 0:
-            fill_word_chunk(word0, word1, read_low, read_high, pair // CHUNK, words)
+            fill_word_chunk(word0, word1, read_low, read_high, _CHOICE + pair // CHUNK, words)
         found = 0
         while found < bounds.size and np.int64(words[pair % CHUNK]) >= bounds[found]:
             found += 1
@@ -101,7 +106,7 @@ def _place(
             continue
         if pair // per_chunk != ready:
             ready = pair // per_chunk
-            fill_word_chunk(word0, word1, read_low, read_high, ready, words)
+            fill_word_chunk(word0, word1, read_low, read_high, _PLACES + ready, words)
         offset = pair % per_chunk * 2 * _MOST
         for place in range(count):
             last = CHUNK - count + place

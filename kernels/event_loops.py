@@ -98,9 +98,7 @@ def scatter_plain(spikes: Array, weights: Array, start: Array, out: Array, top: 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def scatter(
-    spikes: Array, weights: Array, start: Array, out: Array, stride: Array, padding: Array, dilation: Array, groups: int
-) -> None:
+def scatter(spikes: Array, weights: Array, start: Array, out: Array, stride: Array, padding: Array, dilation: Array, groups: int) -> None:
     """Convolve by scattering, whatever the stride, padding, dilation and groups.
 
     `weights` (channels, kernel height, kernel width, outputs of the channel's group), as they are; the rest as for `scatter_plain`.

@@ -148,7 +148,9 @@ def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None =
     kind = _sum_type("kernel.rows", kernel.rows)
     inputs, tall, wide, _ = kernel.rows.shape
     if spikes.dim() != 4 or spikes.shape[1] != inputs:
-        raise ValueError(f"Argument `spikes` must have shape (vectors, {inputs}, height, width), but got {tuple(spikes.shape)}; do reshape it.")
+        raise ValueError(
+            f"Argument `spikes` must have shape (vectors, {inputs}, height, width), but got {tuple(spikes.shape)}; do reshape it."
+        )
     _check("spikes", spikes, torch.uint8)
     size = [
         (spikes.shape[2 + i] + 2 * kernel.padding[i] - kernel.dilation[i] * (length - 1) - 1) // kernel.stride[i] + 1
@@ -205,7 +207,9 @@ def _bias(bias: Tensor | None, outputs: int, kind: torch.dtype) -> Tensor:
     if bias is None:
         return torch.zeros(outputs, dtype=kind)
     if tuple(bias.shape) != (outputs,) or bias.dtype != kind:
-        raise ValueError(f"Argument `bias` must be {kind} of shape ({outputs},), but got {bias.dtype} of {tuple(bias.shape)}; do convert it.")
+        raise ValueError(
+            f"Argument `bias` must be {kind} of shape ({outputs},), but got {bias.dtype} of {tuple(bias.shape)}; do convert it."
+        )
     return bias.detach()
 
 

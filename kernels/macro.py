@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from kernels.bit_lines import COMPARISON_CHUNKS, read_chunks, read_parallel, round_chunks
-from kernels.comparator import NEAR, candidates
+from kernels.bit_lines import read_chunks, read_parallel, round_chunks
+from kernels.comparator import NEAR, PLANE_CHUNKS, candidates
 from kernels.philox import CHUNK, NORMAL, torch_draws
 from kernels.random import Backend, Key, normal, use_numba, worker_count
 
@@ -147,8 +147,9 @@ def read_bit_lines(
             _EMPTY if rooms is None else _numpy(rooms[0]).reshape(-1),
             _EMPTY if rooms is None else _numpy(rooms[1]).reshape(-1),
         )
-        streams = np.array([one.words() for one in _streams(stream, sampling_sigma, comparator_sigma)], np.int64)
-        found = candidates(stream, chunks, count + 1) if comparator_sigma else _NO_CANDIDATES
+        keys = _streams(stream, sampling_sigma, comparator_sigma)
+        streams = np.array([one.words() for one in keys], np.int64)
+        found = candidates(keys[1], chunks, count + 1) if comparator_sigma else _NO_CANDIDATES
         factors = tuple(np.float32(number) for number in numbers)
         target = _numpy(result).reshape(-1)
         workers = worker_count(chunks)
@@ -170,10 +171,9 @@ def _numpy(tensor: Tensor) -> npt.NDArray[np.float32]:
     return array
 
 
-def _streams(key: Key, sampling_sigma: float, comparator_sigma: float) -> tuple[Key, Key, Key]:
-    """Return the streams of the sampled noise, of a conversion's first close comparison, and of later ones; unused ones are no stream."""
-    sampled = key.fold("sampling") if sampling_sigma else _NO_KEY
-    return (sampled, key.fold("first comparison"), key.fold("comparison")) if comparator_sigma else (sampled, _NO_KEY, _NO_KEY)
+def _streams(key: Key, sampling_sigma: float, comparator_sigma: float) -> tuple[Key, Key]:
+    """Return the streams of the sampled noise and of that of comparisons; an unused one is no stream."""
+    return key.fold("sampling") if sampling_sigma else _NO_KEY, key.fold("comparison") if comparator_sigma else _NO_KEY
 
 
 @torch.no_grad()
@@ -188,7 +188,7 @@ def _read_torch(
     readout: Readout,
 ) -> Tensor:
     gain, half, sampling, comparator, near, scale = (float(np.float32(number)) for number in numbers)
-    sampled, first_stream, later = _streams(key, sampling, comparator)
+    sampled, compared = _streams(key, sampling, comparator)
     r = values * gain
     if offset is not None:
         r = r + offset
@@ -198,18 +198,22 @@ def _read_torch(
     count = steps.shape[1]
     room_positive, room_negative = rooms if rooms is not None else (None, None)
     if comparator > 0:
-        fresh = normal(first_stream, r.shape, r.device, backend="torch")
-        used = torch.zeros_like(r, dtype=torch.bool)
-        starts, lanes, levels = candidates(key, -(-r.numel() // CHUNK), count + 1)
+        rank = torch.zeros_like(r, dtype=torch.int64)
+        planes: list[Tensor] = []
+        starts, lanes, levels = candidates(compared, -(-r.numel() // CHUNK), count + 1)
 
     def above(comparison: int) -> Tensor:
         if comparator == 0:
             return r >= 0
-        nonlocal used
+        nonlocal rank
         close = r.abs() <= near
-        again = torch_draws(NORMAL, *later.words(), r.numel(), r.device, comparison * COMPARISON_CHUNKS).view(r.shape)
-        up = torch.where(close, r + torch.where(used, again, fresh) * comparator, r) >= 0
-        used = used | close
+        noise = torch.zeros_like(r)
+        for j in range(int((rank * close).max()) + 1 if r.numel() else 0):
+            if j == len(planes):
+                planes.append(torch_draws(NORMAL, *compared.words(), r.numel(), r.device, j * PLANE_CHUNKS).view(r.shape))
+            noise = torch.where(rank == j, planes[j], noise)
+        up = torch.where(close, r + noise * comparator, r) >= 0
+        rank = rank + close
         pairs = np.arange(comparison, starts.size - 1, count + 1)
         places = np.concatenate([np.empty(0, np.int64), *(np.arange(starts[pair], starts[pair + 1]) for pair in pairs)])
         where = np.repeat(np.arange(pairs.size), starts[pairs + 1] - starts[pairs]) * CHUNK + lanes[places]

@@ -56,7 +56,7 @@ def farthest_points(points: Clouds, count: int, *, backend: Backend | None = Non
     tensor([[0, 2, 3]])
     """
     _check_clouds("points", points)
-    batch, total, axes = points.shape
+    batch, total, _ = points.shape
     _check_whole("count", count, total, "points")
     if not use_numba(points.device, backend):
         return _farthest_torch(points, count)
@@ -210,7 +210,7 @@ def _nearest(points: Tensor, centers: Tensor, backend: Backend | None) -> tuple[
     count = min(_NEAREST, centers.shape[1])
     if not use_numba(points.device, backend):
         squared = _squared_distances(points, centers)
-        order = torch.sort(squared, 2, stable=True)
+        order = torch.sort(squared, dim=2, stable=True)
         return order.indices[..., :count], order.values[..., :count]
     found = torch.empty(*points.shape[:2], count, dtype=torch.int64)
     distances = torch.empty(*points.shape[:2], count, dtype=torch.float32)
@@ -263,7 +263,12 @@ def _farthest_parallel(clouds: npt.NDArray[np.float32], chosen: npt.NDArray[np.i
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _ball(
-    clouds: npt.NDArray[np.float32], centers: npt.NDArray[np.float32], limit: np.float32, found: npt.NDArray[np.int64], first: int, last: int
+    clouds: npt.NDArray[np.float32],
+    centers: npt.NDArray[np.float32],
+    limit: np.float32,
+    found: npt.NDArray[np.int64],
+    first: int,
+    last: int,
 ) -> None:
     axes = clouds.shape[1]
     total = clouds.shape[2]

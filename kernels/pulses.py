@@ -8,6 +8,7 @@ lie on the edges of the sample; each exponential is a Chebyshev series of degree
 import math
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -241,7 +242,7 @@ def evolve(
         return states @ evolve(system, samples, carriers, mixing, identity, backend=backend)
     if not use_numba(states.device, backend):
         return _evolve_torch(system, samples, carriers, mixing, states)
-    series, repeats = _series(system, samples, mixing)
+    series, repeats = pulse_series(system, samples, mixing)
     if torch.is_grad_enabled() and (samples.requires_grad or states.requires_grad):
         result: Tensor = _Evolve.apply(samples, states, system, carriers, mixing, series, repeats)  # type: ignore[no-untyped-call]
         return result
@@ -262,7 +263,7 @@ def _turn_back(out: npt.NDArray[np.complex128], system: DrivenSystem, samples: i
     return out
 
 
-def _series(system: DrivenSystem, samples: Tensor, mixing: npt.NDArray[np.complex128]) -> tuple[npt.NDArray[np.float64], int]:
+def pulse_series(system: DrivenSystem, samples: Tensor, mixing: npt.NDArray[np.complex128]) -> tuple[npt.NDArray[np.float64], int]:
     """Return the factors of the series for amplitudes as these, and in how many parts an exponential is taken."""
     played = samples.detach()
     largest = float(played.abs().max()) if played.numel() else 0.0
@@ -354,10 +355,10 @@ def _pull_back_in_segments(
     for b in range(len(states)):
         which = slice(b, b + 1) if len(played) > 1 else slice(0, 1)
         starts, vector = [], states[b : b + 1].copy()
-        for first, last in zip(edges, edges[1:], strict=False):
+        for first, last in pairwise(edges):
             starts.append(vector.copy())
             evolve_vectors(system.sparse, played[which, first:last], carriers[first:last], mixing, series, repeats, vector, none, False)
-        for (first, last), vector in zip(reversed(list(zip(edges, edges[1:], strict=False))), reversed(starts), strict=True):
+        for (first, last), vector in zip(reversed(list(pairwise(edges))), reversed(starts), strict=True):
             part = played[which, first:last], carriers[first:last]
             evolve_vectors(system.sparse, *part, mixing, series, repeats, vector, terms, True)
             pull_back_vectors(system.sparse, *part, mixing, series, repeats, terms, cotangents[b : b + 1], gradient[which, first:last])
@@ -372,7 +373,7 @@ def _evolve_torch(
     static = (system.static.to_dense().to(device) - system.shift * identity) * (0.5 * system.sample_seconds)
     operators = system.operators.to_dense().to(device) * system.sample_seconds
     weights, mixer = torch.from_numpy(carriers).to(device), torch.from_numpy(mixing).to(device)
-    series, repeats = _series(system, samples, mixing)
+    series, repeats = pulse_series(system, samples, mixing)
     vectors = states.unsqueeze(-1)
     for n in range(len(carriers)):
         for half in range(2):

@@ -8,6 +8,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 import numpy as np
@@ -398,6 +399,7 @@ def _integer(name: str, value: int) -> int:
         raise ValueError(f"Argument `{name}` must be an integer, but got {value!r}; do convert it by `int`.") from None
 
 
+@lru_cache(maxsize=8192, typed=True)  # the streams of a layer are named again at each of its reads
 def _hash(*parts: int | str) -> tuple[int, int]:
     digest = hashlib.blake2b(digest_size=8, person=b"inloop-key")
     for part in parts:

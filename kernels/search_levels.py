@@ -15,6 +15,11 @@ Marks = npt.NDArray[np.int32]
 
 LEVELS: Final = 4
 """Levels of one pass."""
+ONE: Final = np.int32(1)
+USED: Final = np.int32(1)
+"""Mark of a conversion that has used its first draw."""
+AGAIN: Final = np.int32(2)
+"""Mark of a conversion that would have needed another one in a pass."""
 
 
 def _pass_over(levels: int, noisy: bool) -> Callable[..., None]:
@@ -25,8 +30,7 @@ def _pass_over(levels: int, noisy: bool) -> Callable[..., None]:
         r: Line,
         code: Line,
         first: Line,
-        used: Marks,
-        twice: Marks,
+        marks: Marks,
         above: Line,
         below: Line,
         columns: int,
@@ -41,15 +45,13 @@ def _pass_over(levels: int, noisy: bool) -> Callable[..., None]:
             worth = weight
             if noisy:
                 draw = first[lane] * sigma
-                before = used[lane]
-                conflict = twice[lane]
+                mark = marks[lane]
             for k in range(levels):
                 decided = value
                 if noisy:
                     close = np.int32(1) if abs(value) <= near else np.int32(0)
                     decided = value + draw if close != 0 else value
-                    conflict |= before & close
-                    before |= close
+                    mark |= ((mark & close) << ONE) | close
                 up = above[np.uint64(k) * stride + np.uint64(lane)]
                 down = below[np.uint64(k) * stride + np.uint64(lane)]
                 value -= up if decided >= 0 else -down
@@ -58,8 +60,7 @@ def _pass_over(levels: int, noisy: bool) -> Callable[..., None]:
             r[lane] = value
             code[lane] = total
             if noisy:
-                used[lane] = before
-                twice[lane] = conflict
+                marks[lane] = mark
 
     return search
 
@@ -73,7 +74,8 @@ search_one_noisy: Any = _pass_over(1, True)
 @njit(cache=True, nogil=True, error_model="numpy")
 def search_alone(
     value: np.float32,
-    draw: np.float32,
+    first: np.float32,
+    second: np.float32,
     steps: npt.NDArray[np.float32],
     column: int,
     sigma: np.float32,
@@ -90,20 +92,20 @@ def search_alone(
 ) -> float:
     """Return the code of one conversion that the passes could not finish: one with two close comparisons, or a candidate."""
     count = steps.shape[1]
-    used = False
+    rank = 0
     code = np.float32(0.0)
     weight = np.float32(2.0 ** (count - 1))
     for k in range(count + 1):
         up = value >= 0
         if abs(value) <= near:
-            noise = draw
-            if used:
-                noise = normal_at(stream[0], stream[1], stream[2], stream[3], k * planes + chunk, lane, words, pair)
+            noise = first if rank == 0 else second
+            if rank > 1:
+                noise = normal_at(stream[0], stream[1], stream[2], stream[3], rank * planes + chunk, lane, words, pair)
             up = value + noise * sigma >= 0
-            used = True
+            rank += 1
         else:
-            first = chunk * (count + 1) + k
-            for place in range(starts[first], starts[first + 1]):
+            begin = chunk * (count + 1) + k
+            for place in range(starts[begin], starts[begin + 1]):
                 if lanes[place] == lane and error_probability(np.float64(value) / np.float64(sigma)) > levels[place]:
                     up = not up
         code += weight if up else -weight

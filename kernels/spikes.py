@@ -89,7 +89,9 @@ def integrate_and_fire(
     if isinstance(current, np.ndarray):
         target = None if out is None else torch.from_numpy(out)
         options: dict[str, Any] = {"reset_potential": reset_potential, "reset_moment": reset_moment, "backend": backend}
-        pair = integrate_and_fire(torch.from_numpy(np.ascontiguousarray(current)), threshold, v0, decay, reset, comparator, target, **options)
+        pair = integrate_and_fire(
+            torch.from_numpy(np.ascontiguousarray(current)), threshold, v0, decay, reset, comparator, target, **options
+        )
         return pair[0].numpy(), pair[1].numpy()
     _choose("reset", reset, ("soft", "hard"))
     _choose("comparator", comparator, (">=", ">"))

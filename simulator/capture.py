@@ -138,8 +138,8 @@ class Capture:
         Dimensions of the output of each module that returned one tensor.
     operations
         What is no product, outside of layers on hardware.
-    edges
-        Where numbers flow between layers on hardware and products.
+    nodes, edges
+        Layers on hardware, products and joins in the order in which they first ran, and where numbers flow between them.
     watched
         What became of the outputs of layers with weights, by their name.
     looks
@@ -154,6 +154,7 @@ class Capture:
     called: dict[str, int]
     dimensions: dict[str, int]
     operations: tuple[Operation, ...] = ()
+    nodes: tuple[Node, ...] = ()
     edges: tuple[Edge, ...] = ()
     watched: dict[str, Watch] = field(default_factory=dict)
     looks: frozenset[str] = frozenset()
@@ -353,6 +354,7 @@ class _Recorder:
             self.called,
             self.dimensions,
             tuple(self.operations.values()),
+            self.flow.nodes(),
             self.flow.edges(),
             self.watched,
             frozenset(self.looks),

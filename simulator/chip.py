@@ -18,10 +18,11 @@ from simulator.capture import Contraction, capture, plain_kernels, without_fast_
 from simulator.conversions import conversion_costs, conversion_frame, conversions
 from simulator.costing import cost_frame
 from simulator.coverage import CoverageRow, names_in_model
-from simulator.dataflow import Edge
-from simulator.digital_arithmetic import DigitalArithmetic, rounds
+from simulator.dataflow import Edge, Node
+from simulator.digital_arithmetic import DigitalArithmetic, rounds, vector_precision
 from simulator.digital_costs import digital_costs
 from simulator.hardware import HardwareLayer, Mode, in_mode
+from simulator.words import cautious, counted, percent, plural
 from simulator.routing import Router
 from simulator.run_time import RunTimeProducts, RunTimeRouter
 
@@ -73,6 +74,7 @@ class Chip(nn.Module):
         self.warnings = warnings
         self.digital = digital
         self.run_time = nn.ModuleList()
+        self._nodes: tuple[Node, ...] = ()
         self._edges: tuple[Edge, ...] = ()
         self._costs: list[Cost] | None = None
 
@@ -101,6 +103,28 @@ class Chip(nn.Module):
                 stack.enter_context(DigitalArithmetic(self.digital if self._costs is None else None, router))
             return self.model(*inputs, **keywords)
 
+    def __repr__(self) -> str:
+        """Return what ``print(chip)`` shows: what lies where, what is left, and the modules."""
+        lines = []
+        members: dict[str, list[tuple[int, float]]] = {}
+        for layer in self.layers.values():
+            place = layer.placement
+            members.setdefault(place.hardware, []).append((place.arrays, place.arrays * place.utilization))
+        for hardware, places in members.items():
+            arrays = sum(count for count, _ in places)
+            used = sum(share for _, share in places) / max(1, arrays)
+            lines.append(f"  {hardware}: {plural(len(places), 'layer')} on {plural(arrays, 'array')}, {percent(used)} of their cells used")
+        for one in self.products_on_hardware:
+            lines.append(f"  {one.place.hardware}: products {one.site.name}, written at every call")
+        if self.digital is not None:
+            lines.append(f"  {type(self.digital).__name__}: digital operations in {vector_precision(self.digital)}")
+        if self.macs:
+            on = sum(row.macs or 0 for row in self._rows if row.hardware != "host")
+            lines.append(f"  {cautious(on / self.macs)} of {counted(self.macs)} multiply-accumulates on hardware; see chip.coverage")
+        lines += [f"  warning: {warning}" for warning in self.warnings]
+        functions = [f"  ({layer.name}): {layer.extra_repr()}" for layer in self.layers.values() if layer.view is not None]
+        return "\n".join([f"Chip of {type(self.model).__name__}", *lines, repr(self.model), *functions])
+
     @property
     def layers(self) -> dict[str, HardwareLayer]:
         """The layers on hardware by their qualified names."""
@@ -121,7 +145,10 @@ class Chip(nn.Module):
         """A row per layer: hardware, MACs, arrays, utilization, and why a layer stayed digital."""
         layers = self.layers
         # What calibration and training choose belongs to the mapping: ask the layers as they are now.
-        rows = [replace(row, reason=layers[row.layer].placement.note) if row.arrays is not None else row for row in self._rows]
+        rows = [
+            replace(row, reason=layers[row.layer].placement.note) if row.arrays is not None and row.layer in layers else row
+            for row in self._rows
+        ]
         frame = pd.DataFrame([asdict(row) for row in rows])
         frame["macs"] = frame["macs"].astype("Int64")
         frame["arrays"] = frame["arrays"].astype("Int64")
@@ -154,8 +181,8 @@ class Chip(nn.Module):
         return floorplan(self)
 
     def graph_figure(self) -> "Figure":
-        """Return a picture of where each layer runs, in the order of the modules."""
-        from simulator.floorplan import graph_figure
+        """Return a picture of where each layer runs and how numbers flow between them."""
+        from simulator.flow_figure import graph_figure
 
         return graph_figure(self)
 
@@ -180,6 +207,8 @@ class Chip(nn.Module):
         for name, value in (("seed", seed), ("trial", trial)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"Argument `{name}` must be an integer of at least 0, but got {value!r}")
+        for layer in self.layers.values():
+            layer.correct(None)
         for layer in (*self.layers.values(), *self.products_on_hardware):
             layer.program(seed, trial)
         return self

@@ -3,12 +3,12 @@
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from devices.base import Hardware
+from devices.base import Hardware, SpikingCore
 from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
 from simulator.capture import Capture, capture, without_fast_path
@@ -22,6 +22,10 @@ from simulator.placement import Candidate, Placeable, place
 from simulator.routing import Finder, Site
 from simulator.run_time import place_run_time, run_time_sites
 from simulator.weight_layers import NotMappedError, WeightView, computes_weight, is_weight_layer, weight_layer
+
+if TYPE_CHECKING:
+    from simulator.spiking.coding import Coding
+    from simulator.spiking.recipes import Recipe
 
 HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
@@ -43,6 +47,9 @@ def compile(
     digital: Hardware | None = None,
     strict: bool = False,
     seed: int = 0,
+    timesteps: int | None = None,
+    method: "str | Recipe" = "calibrated",
+    coding: "Coding" = "direct",
 ) -> Chip:
     """Compile a model onto hardware.
 
@@ -71,6 +78,14 @@ def compile(
         Refuse a model with a multiply-accumulate that lies on no hardware, or a contraction without a formula.
     seed
         Seed of training noise, and of the first programming if nobody calls ``program``.
+    timesteps
+        Time steps of a call, for a spiking core: at least 1.
+    method
+        How a ReLU network becomes spiking: ``"none"`` (largest activations as thresholds), ``"threshold"`` (of least error), ``"optimal"``
+        (half a threshold to start with), ``"light"`` or ``"calibrated"`` (and biases), ``"advanced"`` (and weights and initial potentials),
+        or a `simulator.spiking.Recipe` with its numbers.
+    coding
+        How a spiking core gets its input: ``"direct"``, ``"rate"``, ``"latency"`` or ``"events"``.
 
     Returns
     -------
@@ -102,6 +117,10 @@ def compile(
     examples = _examples(example_inputs, example_kwargs)
     if examples is None and batches is not None:
         examples = next(iter(batches))
+    if isinstance(design, SpikingCore):
+        from simulator.spiking.compiling import compile_spiking  # which imports this package's modules
+
+        return compile_spiking(inner, design, examples, calibration, timesteps=timesteps, method=method, coding=coding, seed=seed)
     before = None if examples is None else _first_call(inner, examples)
     folding = fold_batch_norm(inner, {} if before is None else before.dimensions, before)
     kinds = _kinds(inner)
@@ -132,7 +151,7 @@ def compile(
         run_time = run_time_sites(after.contractions, chip.model, names_in_model(chip.model))
         placed, left = place_run_time(design, run_time, lambda pattern: any(fnmatchcase(name, pattern) for name in candidates), seed)
         chip.run_time.extend(placed)
-        chip._edges = after.edges
+        chip._nodes, chip._edges = after.nodes, after.edges
         chip.warnings += digital_warnings(after, digital)
     chip._rows = coverage_rows(
         chip, before, after, folding, {**reasons, **refusals, **plan.reasons}, digital, chip.products_on_hardware, left
@@ -228,6 +247,14 @@ def _check_model(model: Any) -> None:
             raise ValueError(
                 f"Argument `model`: `{name or type(model).__name__}` must not be compiled yet, but is; compile the float model once"
             )
+        if ".quantized" in type(module).__module__ or any(buffer.is_quantized for buffer in module.buffers(recurse=False)):
+            raise ValueError(
+                f"Argument `model`: `{name or type(model).__name__}` must hold float32 weights, but {type(module).__name__} is quantized; "
+                "compile the float model, the design says how it is quantized"
+            )
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta:
+            raise ValueError(f"Argument `model`: buffer `{name}` must hold numbers, but lies on the meta device; load its state first")
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"Argument `model`: parameter `{name}` must be initialized, but has no shape yet; call the model once first")

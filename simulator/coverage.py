@@ -122,6 +122,7 @@ def coverage_rows(
                 before is not None,
                 module,
                 unit_name(digital, True),
+                unit_name(digital, False),
                 placed,
                 run_time_reasons or {},
             )
@@ -163,6 +164,7 @@ def _digital(
     counted: bool,
     module: nn.Module,
     unit: str,
+    vector: str,
     placed: Mapping[str, RunTimePlace],
     reasons: Mapping[tuple[str, str], str],
 ) -> list[CoverageRow]:
@@ -187,5 +189,5 @@ def _digital(
         why = reason or ("weights that no product uses, or that need example_inputs to be seen" if holds else "no weights: digital")
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             seen, why = 0, "a look-up, not a product: digital"
-        rows.append(CoverageRow(name, kind, "host", seen, None, None, why))
+        rows.append(CoverageRow(name, kind, "host" if seen is None else vector, seen, None, None, why))
     return rows

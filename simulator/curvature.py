@@ -1,7 +1,7 @@
 """How much the loss bends in each parameter: the diagonal of its Hessian, by one pass of rules or by unbiased draws."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
@@ -194,15 +194,12 @@ def _by_draws(
             for draw in range(draws):
                 key = Key.of(seed=seed, layer=f"batch {index}", tile=draw, purpose=method)
                 found, count = find(model, named, batch, loss, key)
-                for part, more in zip(sums, found, strict=True):
-                    part += more
+                sums = [part + more for part, more in zip(sums, found, strict=True)]
                 total += count
     return {name: part / total for name, part in zip(named, sums, strict=True)}
 
 
-def _hutchinson(
-    model: nn.Module, named: Mapping[str, nn.Parameter], batch: Batch, loss: LossName, key: Key
-) -> tuple[list[Tensor], float]:
+def _hutchinson(model: nn.Module, named: Mapping[str, nn.Parameter], batch: Batch, loss: LossName, key: Key) -> tuple[list[Tensor], float]:
     if batch.targets is None:
         raise ValueError("Argument `loader` must yield (inputs, targets) for hutchinson, but its batches have no targets")
     parameters = list(named.values())
@@ -243,8 +240,7 @@ def _fisher(model: nn.Module, named: Mapping[str, nn.Parameter], batch: Batch, l
         rows = slice(start, min(start + SAMPLE_BLOCK, len(outputs)))
         part = _rows_of(batch, rows, len(outputs))
         found = _sample_squares(model, named, part, back[rows])
-        for total, more in zip(sums, found, strict=True):
-            total += more
+        sums = [total + more for total, more in zip(sums, found, strict=True)]
     return sums, count
 
 
@@ -284,9 +280,7 @@ def _sample_squares(model: nn.Module, named: Mapping[str, nn.Parameter], batch: 
         with torch.enable_grad():
             outputs = _outputs(model, _rows_of(batch, slice(row, row + 1), len(back)))
         found = torch.autograd.grad(outputs, parameters, back[row : row + 1], allow_unused=True)
-        for total, part in zip(sums, found, strict=True):
-            if part is not None:
-                total += part.square()
+        sums = [total if part is None else total + part.square() for total, part in zip(sums, found, strict=True)]
     return sums
 
 
@@ -305,8 +299,7 @@ def _outputs(model: nn.Module, batch: Batch) -> Tensor:
 
 def _shown(data: RepeatableBatches, word: str, progress: bool | None) -> Iterator[Batch]:
     source = data._source
-    total = len(source) if hasattr(source, "__len__") else None
-    return iter(data) if total is None else track(data, total, word, progress)
+    return track(data, len(source), word, progress) if isinstance(source, Sized) else iter(data)
 
 
 @contextmanager

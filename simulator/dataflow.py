@@ -81,6 +81,7 @@ class Flow:
         self._origins: dict[int, tuple[StorageWeakRef, Origins]] = {}
         self._edges: dict[tuple[Node, Node], tuple[tuple[str, ...], int]] = {}
         self._joins: dict[tuple[str, str], int] = {}
+        self._nodes: dict[Node, None] = {}
 
     def begin(self, inputs: Any) -> None:
         """Mark the model's inputs."""
@@ -88,6 +89,7 @@ class Flow:
 
     def made(self, node: Node, results: Any) -> None:
         """Say that a node made tensors."""
+        self._nodes[node] = None
         for tensor in tensors(results):
             self._put(tensor, {node: ()})
 
@@ -109,6 +111,7 @@ class Flow:
             count = self._joins.get((module, term), 0)
             self._joins[module, term] = count + 1
             node = Node(module, term, min(count, MOST_JOINS - 1))
+            self._nodes[node] = None
             self.read(node, operands)
             origins = {node: ()}
         elif not moves:
@@ -119,6 +122,10 @@ class Flow:
     def edges(self) -> tuple[Edge, ...]:
         """Return what was seen, in the order in which it was first read."""
         return tuple(Edge(source, target, via, values) for (source, target), (via, values) in self._edges.items())
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the nodes in the order in which they first made something."""
+        return tuple(self._nodes)
 
     def _of(self, tensor: Tensor) -> Origins:
         key = storage_key(tensor)

@@ -1,21 +1,16 @@
 """What accuracy is left on the hardware: a chip measured over many fabricated and programmed instances."""
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor, nn
 
-from simulator._isolation import one_thread
 from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
 from simulator.fingerprints import digest_batches
-from simulator.metrics import Metric, metric
-from simulator.progress import track
+from simulator.measuring import Bench, MetricLike, Prepare, checked_age, private_copy, work_off
+from simulator.metrics import Metric
 from simulator.statistics import (
     Comparison,
     Components,
@@ -29,8 +24,6 @@ from simulator.statistics import (
     yield_fraction,
 )
 from simulator.workers import work_through
-
-MetricLike = str | Metric | Callable[[Tensor, Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -150,6 +143,7 @@ def evaluate(
     trials: int = 25,
     seed: int = 0,
     seconds: float = 0.0,
+    prepare: Prepare | None = None,
     workers: int = 1,
     batch_size: int = 256,
     confidence: float = 0.95,
@@ -174,6 +168,9 @@ def evaluate(
         Seed of all draws.
     seconds
         Age of each instance when it is read, in seconds since programming.
+    prepare
+        A function called with each instance, programmed and at its age, before it is measured: recalibration, for example
+        ``prepare=lambda chip: sim.recalibrate_batch_norm(chip, loader)``.
     workers
         Processes; results are the same bits for any number.
     batch_size
@@ -205,15 +202,10 @@ def evaluate(
     >>> len(result.frame), result.reference
     (3, {'accuracy': 1.0})
     """
-    chosen = resolve_metrics(metrics)
-    count = _whole("trials", trials, 1)
-    _whole("seed", seed, 0)
-    _whole("batch_size", batch_size, 1)
-    passes = RepeatableBatches(data, batch_size=batch_size, seed=seed)
-    reference = measure_reference(chip, passes, chosen)
-    measured = measure_trials(chip, passes, chosen, range(count), seed=seed, seconds=seconds, workers=workers)
-    found = list(track(measured, count, "chips", progress))
-    return collect(found, reference, chosen, seed=seed, confidence=confidence, data=digest_batches(passes))
+    age = checked_age(seconds)
+    bench, reference = Bench.of(chip, data, metrics, trials=trials, seed=seed, batch_size=batch_size, prepare=prepare)
+    found = work_off(_Measurement(bench, age), range(trials), workers, progress)
+    return collect(list(found.values()), reference, bench.metrics, seed=seed, confidence=confidence, data=digest_batches(bench.passes))
 
 
 def compare(first: Evaluation, second: Evaluation, *, name: str | None = None, names: tuple[str, str] = ("first", "second")) -> Comparison:
@@ -263,50 +255,37 @@ def compare(first: Evaluation, second: Evaluation, *, name: str | None = None, n
     return paired_comparison(first.values(name), second.values(name), higher_is_better=direction, confidence=first.confidence, names=names)
 
 
-def resolve_metrics(metrics: MetricLike | Sequence[MetricLike]) -> dict[str, Metric]:
-    """Return metrics by name, in the order given; raises ValueError on two of one name."""
-    several = [metrics] if isinstance(metrics, str | Metric) or not isinstance(metrics, Sequence) else metrics
-    found = [metric(spec) for spec in several]
-    if not found or len({one.name for one in found}) < len(found):
-        raise ValueError(f"Argument `metrics` must hold metrics of different names, but got {[one.name for one in found]}")
-    return {one.name: one for one in found}
-
-
-def measure_reference(chip: Chip, passes: RepeatableBatches, metrics: dict[str, Metric]) -> dict[str, float]:
-    """Return each metric's value for the float model with the chip's master weights."""
-    _require_chip(chip)
-    with chip.reference():
-        return {name: metrics[name].compute(rows) for name, rows in _rows(chip, passes, metrics).items()}
-
-
 def measure_trials(
-    chip: Chip, passes: RepeatableBatches, metrics: dict[str, Metric], trials: Iterable[int], *, seed: int, seconds: float, workers: int
+    chip: Chip,
+    passes: RepeatableBatches,
+    metrics: dict[str, Metric],
+    trials: Iterable[int],
+    *,
+    seed: int,
+    seconds: float,
+    workers: int,
+    prepare: Prepare | None = None,
 ) -> Iterator[Trial]:
     """Yield the trials asked for as they are measured, in their order."""
-    private = copy.deepcopy(chip, {id(parameter): parameter for parameter in chip.parameters()}).eval()
-    return work_through(_Measurement(private, passes, metrics, seed, seconds), trials, workers)
+    return work_through(_Measurement(Bench(private_copy(chip), passes, metrics, seed, prepare), seconds), trials, workers)
 
 
 @dataclass(frozen=True)
 class _Measurement:
-    """What a worker needs to measure any trial."""
+    """Measure a trial on a bench."""
 
-    chip: Chip
-    passes: RepeatableBatches
-    metrics: dict[str, Metric]
-    seed: int
+    bench: Bench
     seconds: float
 
     def __call__(self, trial: int) -> Trial:
-        self.chip.program(self.seed, trial)
-        if self.seconds:
-            self.chip.age(self.seconds)
-        rows = _rows(self.chip, self.passes, self.metrics)
-        self.chip.require_reads()
-        values = {name: self.metrics[name].compute(part) for name, part in rows.items()}
+        bench = self.bench
+        chip = bench.instance(trial, self.seconds)
+        rows = bench.rows()
+        chip.require_reads()
+        values = {name: bench.metrics[name].compute(part) for name, part in rows.items()}
         # The test set's own error hardly differs between chips of one design: the first few tell it.
         resampled = rows if trial < ERROR_TRIALS else {}
-        errors = {name: bootstrap_error(part, self.metrics[name].compute, seed=self.seed) for name, part in resampled.items()}
+        errors = {name: bootstrap_error(part, bench.metrics[name].compute, seed=bench.seed) for name, part in resampled.items()}
         return Trial(trial, values, errors)
 
 
@@ -322,28 +301,3 @@ def collect(
     errors = {name: [one.test_errors[name] for one in found if name in one.test_errors] for name in metrics}
     pooled = {name: (sum(e**2 for e in part) / len(part)) ** 0.5 if part else float("nan") for name, part in errors.items()}
     return Evaluation(frame, reference, pooled, metrics, seed, confidence, data)
-
-
-def _rows(model: nn.Module, passes: RepeatableBatches, metrics: dict[str, Metric]) -> dict[str, Tensor]:
-    device = next(model.parameters()).device
-    found: dict[str, list[Tensor]] = {name: [] for name in metrics}
-    with torch.no_grad(), one_thread():
-        for batch in passes:
-            if batch.targets is None:
-                raise ValueError("Argument `data` must yield (inputs, targets), but its batches have no targets")
-            there = batch.to(device)
-            output = model(*there.inputs, **there.keywords)
-            for name, one in metrics.items():
-                found[name].append(one.rows(output, there.targets))
-    return {name: metrics[name].join(part) for name, part in found.items()}
-
-
-def _require_chip(chip: Any) -> None:
-    if not isinstance(chip, Chip):
-        raise ValueError(f"Argument `chip` must be a compiled chip, but got {type(chip).__name__}; call sim.compile(model, design) first")
-
-
-def _whole(name: str, value: Any, lowest: int) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < lowest:
-        raise ValueError(f"Argument `{name}` must be an integer of at least {lowest}, but got {value!r}")
-    return int(value)

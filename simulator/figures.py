@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from devices.quantities import format_quantity, unit_of
 from simulator.running import PLAIN, StudyResult
 from simulator.trained import NOISE_AWARE
+from simulator.words import percent
 
 COLUMN_INCHES = 3.5
 FORMATS = ("png", "pdf", "svg")
@@ -217,17 +218,6 @@ def text_of(path: str, value: Any) -> str:
     if unit is not None and isinstance(value, int | float):
         return format_quantity(float(value), unit).replace(" u", " µ")
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def percent(share: float) -> str:
-    """Return a share in percent, with two digits where it is small.
-
-    Examples
-    --------
-    >>> percent(0.0011), percent(0.25), percent(1.0)
-    ('0.11%', '25%', '100%')
-    """
-    return f"{100 * share:.2g}%" if share < 0.1 else f"{share:.0%}"
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

@@ -91,6 +91,9 @@ class HardwareLayer(nn.Module, ABC):
     ----------
     ranges
         What calibration chose for each converter; `finish_calibration` sets it.
+    correction
+        Scale and shift of each output, shape (2, outputs), that the digital side applies to what one instance reads in eval mode; None
+        for none. `program` of a chip drops it, as it was measured on the instance before.
     """
 
     def __init__(self, name: str, seed: int, layer: WeightLayer | None) -> None:
@@ -107,6 +110,9 @@ class HardwareLayer(nn.Module, ABC):
         self.master = held.weight if layer is not None and isinstance(held.weight, nn.Parameter) else None
         self.bias = held.bias
         self.ranges: tuple[ConverterRange, ...] = ()
+        self.correction: Tensor | None
+        self.register_buffer("correction", None)
+        self.register_forward_hook(_corrected)
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         """Call the layer; what it computes is its hardware's, not an operation of the digital unit beside it."""
@@ -175,6 +181,16 @@ class HardwareLayer(nn.Module, ABC):
     def cost(self, inputs: Tensor, outputs: Tensor) -> list[Cost]:
         """Return the cost rows of one call with these inputs and outputs."""
 
+    def correct(self, correction: Tensor | None) -> None:
+        """Set scale and shift of the outputs, shape (2, outputs), or drop them."""
+        self.correction = None if correction is None else correction.detach().clone()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        # Absent or present, the correction of a state takes the place of the layer's own.
+        stored = state_dict.get(f"{prefix}correction")
+        self.correction = None if stored is None else torch.zeros_like(stored, device=self.weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def _refuse(self, inputs: Any, allowed: str) -> None:
         got = type(inputs).__name__
         if isinstance(inputs, Tensor):
@@ -194,3 +210,12 @@ def in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
     finally:
         for layer, old in zip(layers, before, strict=True):
             layer.mode = old
+
+
+def _corrected(layer: nn.Module, arguments: Any, outputs: Any) -> Any:
+    """Apply the digital correction of an instance to what was read from it."""
+    assert isinstance(layer, HardwareLayer)
+    if layer.correction is None or layer.training or layer.mode is not Mode.HARDWARE:
+        return None
+    scale, shift = layer.correction.reshape(2, -1, *[1] * layer.operator.dimensions)
+    return outputs * scale + shift

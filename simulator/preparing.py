@@ -20,8 +20,8 @@ from simulator.batches import Batch, RepeatableBatches
 from simulator.chip import Chip
 from simulator.compiler import compile as compile_chip
 from simulator.data import DataSplit, load_data
-from simulator.evaluation import resolve_metrics
 from simulator.fingerprints import digest_sources
+from simulator.measuring import resolve_metrics
 from simulator.metrics import Metric
 from simulator.models import load_model
 from simulator.study import Point, Study, StudyError

@@ -192,6 +192,21 @@ def _addmm(owned: Any, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float
         yield Product([mat2.t()], MATRIX, lambda read: _plus(read[0](mat1), input))
 
 
+def _einsum(owned: Any, equation: Any, *operands: Any) -> Iterator[Product]:
+    """Sums over the last index of the first operand and one of the two of a matrix: ``bi,ij->bj`` and ``...i,ji->...j``."""
+    given = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else list(operands)
+    if not isinstance(equation, str) or len(given) != 2 or "->" not in equation or not _is(owned, given[1], 2):
+        return
+    sources, _, result = equation.replace(" ", "").partition("->")
+    first, _, second = sources.partition(",")
+    if len(second) != 2 or second[0] == second[1] or not first or first[-1] not in second or first.count(first[-1]) > 1:
+        return
+    place = second.index(first[-1])
+    other = second[1 - place]
+    if other not in first and result == first[:-1] + other:
+        yield Product([given[1].t() if place == 0 else given[1]], MATRIX, lambda read: read[0](given[0]))
+
+
 def _grouped_mm(owned: Any, input: Tensor, other: Tensor, offs: Tensor | None = None, **rest: Any) -> Iterator[Product]:
     if any(value is not None for value in rest.values()) or offs is None or not _is(owned, other, 3) or input.dim() != 2:
         return
@@ -243,6 +258,7 @@ PARSERS: dict[Any, Any] = {
     Tensor.mm: _matmul,
     Tensor.bmm: _matmul,
     Tensor.__matmul__: _matmul,
+    torch.einsum: _einsum,
     torch.addmm: _addmm,
     Tensor.addmm: _addmm,
     torch._grouped_mm: _grouped_mm,

@@ -10,8 +10,9 @@ from torch import nn
 
 from simulator.batches import Batch, RepeatableBatches
 from simulator.chip import Chip
-from simulator.evaluation import Evaluation, Trial, collect, compare, measure_reference, measure_trials
+from simulator.evaluation import Evaluation, Trial, collect, compare, measure_trials
 from simulator.fingerprints import digest, digest_batches, versions
+from simulator.measuring import measure_reference
 from simulator.metrics import Metric
 from simulator.preparing import Prepared, build_chip
 from simulator.progress import track

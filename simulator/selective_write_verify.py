@@ -11,18 +11,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from devices.rram import PulseVerification, Verification
+from devices.rram import Verification
 from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
 from simulator.curvature import Curvature, LossName
-from simulator.evaluation import MetricLike, _rows, measure_reference, resolve_metrics
 from simulator.lowering.crossbar import CrossbarLayer
 from simulator.lowering.treatment import VerifiedCells
+from simulator.measuring import MetricLike, measure_reference, metric_rows, resolve_metrics
 from simulator.metrics import Metric
 from simulator.progress import track
-from simulator.weight_ranking import Ranking, Weighting, order_of, resistive_layers, weight_scores
-
-DEFAULT_LOOP = PulseVerification()
+from simulator.weight_ranking import DEFAULT_LOOP, Ranking, Weighting, of_weights, order_of, resistive_layers, weight_scores
 
 
 @dataclass(frozen=True)
@@ -169,9 +167,7 @@ def write_verify(
     data = RepeatableBatches(loader, seed=seed, name="loader")
     next(iter(data))
     _ready(chip, layers)
-    scores, curvature = weight_scores(
-        chip, data, ranking, weighting=weighting, verification=verification, loss=loss, seed=seed, progress=progress
-    )
+    scores = weight_scores(chip, data, ranking, weighting=weighting, verification=verification, loss=loss, seed=seed, progress=progress)
     order = order_of(scores, layers)
     spent = {name: _all_verified(layer, verification) for name, layer in layers.items()}
     per_weight = np.concatenate([one.pulses.flatten().cpu().numpy() for one in spent.values()])[order]
@@ -194,7 +190,7 @@ def write_verify(
         )
 
     if accuracy_drop is None:
-        verified = round(fraction * count) if fraction is not None else int(np.searchsorted(total, pulses, side="right")) - 1
+        verified = round(fraction * count) if fraction is not None else int(np.searchsorted(total, int(pulses or 0), side="right")) - 1
         apply(verified)
         row(verified)
     else:
@@ -213,7 +209,7 @@ def write_verify(
         if not met:
             chip.warnings.append(f"With every weight verified {chosen.name} is {value:.4g}, {drop:.4g} worse than float: above the limit")
     name = ranking if isinstance(ranking, str) else "the user's own ranking"
-    return WriteVerify(_table(layers, spent), pd.DataFrame(rows), name, met, curvature)
+    return WriteVerify(_table(layers, spent), pd.DataFrame(rows), name, met, scores.curvature)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,8 +225,11 @@ def _all_verified(layer: CrossbarLayer, verification: Verification) -> _Spent:
     key = layer.programming_key(layer._programming_seed, layer.trial)
     reached = cell.program(mapped.targets_siemens, key)
     found = VerifiedCells(torch.ones_like(layer.weight, dtype=torch.bool), verification).verify(mapped, reached, cell, key)
-    given_up = found.pulses >= verification.max_pulses
-    return _Spent(found.pulses.sum((0, 1)), given_up.sum((0, 1)))
+    limit = verification.max_pulses
+    present = torch.ones_like(found.pulses) if mapped.present is None else mapped.present.to(found.pulses)
+    per_cell = (found.pulses * present, (found.pulses >= limit) * present)
+    pulses, given_up = (of_weights(layer, one[:, :, : len(layer.weight)].sum((0, 1))) for one in per_cell)
+    return _Spent(pulses, given_up)
 
 
 def _ready(chip: Chip, layers: Mapping[str, CrossbarLayer]) -> None:
@@ -263,7 +262,7 @@ def _measure(chip: Chip, data: RepeatableBatches, metric: Metric) -> float:
     training = chip.training
     chip.eval()
     try:
-        return metric.compute(_rows(chip, data, {metric.name: metric})[metric.name])
+        return metric.compute(metric_rows(chip, data, {metric.name: metric})[metric.name])
     finally:
         chip.train(training)
 

@@ -87,11 +87,11 @@ class SquaredRules(TorchFunctionMode):
 
 def _routes(func: Any, name: str, args: Any, keywords: dict[str, Any]) -> bool:
     if name == "__get__":
-        return getattr(getattr(func, "__self__", None), "__name__", "") in GETTERS
+        return str(getattr(getattr(func, "__self__", None), "__name__", "")) in GETTERS
     if name == "interpolate":
         return (args[3] if len(args) > 3 else keywords.get("mode", "nearest")) in ("nearest", "nearest-exact")
     if name in ("add", "add_"):
-        return keywords.get("alpha", 1) == 1
+        return bool(keywords.get("alpha", 1) == 1)
     if name.endswith("dropout") or name.startswith("dropout"):
         return not keywords.get("training", args[2] if len(args) > 2 else False)
     return name in ROUTES

@@ -10,7 +10,7 @@ from simulator.fingerprints import digest, versions
 from simulator.progress import track
 from simulator.search.dispatch import dispatch
 from simulator.search.fidelity import Fidelity, Values
-from simulator.search.found import Sweep
+from simulator.search.found import OWN_COLUMNS, Sweep
 from simulator.search.identity import identify
 from simulator.search.jobs import Executor, InProcess, Job
 from simulator.search.objective import Context, Evaluator, Goals, Objective
@@ -119,6 +119,9 @@ def sweep(
     if chosen.partition is not None and chosen.partition not in searched.parameters:
         raise ValueError(f"Argument `strategy` must be partitioned by a parameter of the space, but got {chosen.partition!r}")
     evaluator = Evaluator(objective, Goals.read(given, limits))
+    clash = (set(searched.parameters) & {*OWN_COLUMNS, *evaluator.goals.names}) | (set(evaluator.goals.names) & set(OWN_COLUMNS))
+    if clash:
+        raise ValueError(f"Parameters, values and columns of the frame must have different names, but {min(clash)!r} is two; rename one")
     with opened_store(store) as opened:
         driver = _Driver(evaluator, searched, chosen, trials, chips, fidelity, seed, opened, retry_failed)
         executor = _LazyExecutor(lambda: _executor(evaluator, workers, cluster, retries))

@@ -11,31 +11,30 @@ from devices.rram import RRAMCrossbar, Wires
 from devices.rram.netlist import spice_netlist
 from kernels.wires_nonlinear import sinh_law, solve_nonlinear
 from simulator.lowering import CrossbarLayer
+from simulator.lowering.arrays import output_blocks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from simulator.chip import Chip
 
-SIDES = ("plus", "minus")
-
 
 class Column(NamedTuple):
-    """What a column of cells holds: its share of one output of the layer.
+    """What a column of cells holds: its share of one output of the layer, or the reference of its array.
 
     Attributes
     ----------
     output
-        Output of the layer.
+        Output of the layer; None for a reference column.
     bit_slice
-        Slice of the weight's magnitude, 0 the least significant.
-    side
-        "plus" or "minus": the two cells of a pair.
+        Slice of the weight, 0 the least significant.
+    sign
+        1 where the column's current is added to the output, -1 where it is subtracted.
     """
 
-    output: int
+    output: int | None
     bit_slice: int
-    side: str
+    sign: int
 
 
 class Row(NamedTuple):
@@ -179,39 +178,51 @@ def crossbars(chip: "Chip", layer: str | None = None) -> list[str]:
 
 
 class Place(NamedTuple):
-    """Where the cells of a tile lie in a layer's conductances: group, outputs within the group, channels and kernel positions."""
+    """Where the cells of a tile lie in a layer's conductances: outputs and reference column, channels and kernel positions."""
 
     group: int
-    outputs: range
+    outputs: tuple[int, ...]
+    reference: int | None
     channels: range
     positions: range
+
+    @property
+    def columns(self) -> list[int]:
+        """Indices of outputs, and of the reference after them, along the axis of the outputs."""
+        return [*self.outputs, *([] if self.reference is None else [self.reference])]
 
 
 def places(layer: CrossbarLayer) -> list[Place]:
     """Return the places of a layer's tiles in their order: by rows, then by columns, then by group."""
-    groups, fit = layer.operator.groups, layer.design.weights_per_row
-    outputs = layer.weight.shape[0] // groups
+    groups, outputs = layer.operator.groups, layer.weight.shape[0]
+    each, blocks = outputs // groups, output_blocks(layer.design, layer.operator, outputs)
+    referred = layer.design.mapping.reference_columns > 0
     return [
-        Place(group, range(start, min(start + fit, outputs)), range(*tile.channels), range(*tile.kernel))
+        Place(
+            group,
+            tuple(range(group * each + start, group * each + stop)),
+            outputs + group * len(blocks) + block if referred else None,
+            range(*tile.channels),
+            range(*tile.kernel),
+        )
         for tile in layer.tiles
-        for start in range(0, outputs, fit)
+        for block, (start, stop) in enumerate(blocks)
         for group in range(groups)
     ]
 
 
 def cut(layer: CrossbarLayer, cells: Tensor, place: Place) -> Tensor:
-    """Return the cells of a tile, (rows, columns), from the layer's, (slices, 2, *weight.shape), as a view where that is possible."""
-    spread = cells.reshape(cells.shape[0], cells.shape[1], layer.operator.groups, -1, cells.shape[3], layer.taps)
-    part = spread[:, :, place.group, _span(place.outputs), _span(place.channels), _span(place.positions)]
+    """Return the cells of a tile, (rows, columns), from the layer's: column by column, each slice, each crosspoint."""
+    part = cells.flatten(4)[..., _span(place.positions)] if cells.dim() > 4 else cells.unsqueeze(-1)
+    part = part[:, :, place.columns][:, :, :, _span(place.channels)]
     return part.permute(3, 4, 2, 0, 1).flatten(2).flatten(0, 1)
 
 
 def put(layer: CrossbarLayer, cells: Tensor, place: Place, tile: Tensor) -> None:
     """Write the cells of a tile, (rows, columns), to where `cut` takes them from; `cells` must be contiguous."""
-    spread = cells.view(cells.shape[0], cells.shape[1], layer.operator.groups, -1, cells.shape[3], layer.taps)
-    part = spread[:, :, place.group, _span(place.outputs), _span(place.channels), _span(place.positions)]
-    slices, sides, outputs, channels, positions = part.shape
-    part.copy_(tile.reshape(channels, positions, outputs, slices, sides).permute(3, 4, 2, 0, 1))
+    flat = cells.view(*cells.shape[:4], -1)
+    sizes = (len(place.channels), len(place.positions), len(place.columns), *cells.shape[:2])
+    flat[:, :, place.columns, _span(place.channels), _span(place.positions)] = tile.reshape(sizes).permute(3, 4, 2, 0, 1)
 
 
 def _span(part: range) -> slice:
@@ -219,19 +230,20 @@ def _span(part: range) -> slice:
 
 
 def _tiles(layer: CrossbarLayer) -> Iterator[Tile]:
-    cells = layer.conductance
-    outputs, channels = layer.weight.shape[0] // layer.operator.groups, layer.weight.shape[1]
+    cells, mapping = layer.conductance, layer.design.mapping
+    channels, order = layer.weight.shape[1], layer.order
     for index, place in enumerate(places(layer)):
+        held = [output if order is None else int(order[output]) for output in place.outputs]
         yield Tile(
             layer.name,
             index,
             cut(layer, cells, place).clone(),
             tuple(Row(place.group * channels + channel, position) for channel in place.channels for position in place.positions),
             tuple(
-                Column(place.group * outputs + output, bit_slice, side)
-                for output in place.outputs
-                for bit_slice in range(cells.shape[0])
-                for side in SIDES[: cells.shape[1]]
+                Column(output, bit_slice, -1 if output is None or crosspoint else 1)
+                for output in [*held, *([] if place.reference is None else [None])]
+                for bit_slice in range(mapping.slices)
+                for crosspoint in range(mapping.crosspoints)
             ),
             layer.design,
             layer.seconds,

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from devices.rram import RandomCell, Verification, verification_profile
+from devices.rram import PulseVerification, RandomCell, Verification, verification_profile
 from kernels.random import Key, uniform
 from simulator.chip import Chip
 from simulator.curvature import Curvature, LossName, second_derivative
@@ -22,6 +22,26 @@ Scores = Mapping[str, Tensor]
 Ranking = RankingName | Scores | Callable[[Chip], Scores]
 
 SENSITIVITIES = ("second_derivative", "fisher", "hutchinson")
+DEFAULT_LOOP = PulseVerification()
+
+
+class WeightScores(dict[str, Tensor]):
+    """Scores by the layer's name, each of the weight's shape.
+
+    Attributes
+    ----------
+    curvature
+        The second derivatives behind them, with their report; None where there are none.
+
+    Examples
+    --------
+    >>> WeightScores({"head": torch.ones(2, 3)}).curvature is None
+    True
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], curvature: Curvature | None = None) -> None:
+        super().__init__(values)
+        self.curvature = curvature
 
 
 def resistive_layers(chip: Any) -> dict[str, CrossbarLayer]:
@@ -64,12 +84,12 @@ def weight_scores(
     ranking: Ranking = "second_derivative",
     *,
     weighting: Weighting = "gain_per_pulse",
-    verification: Verification,
+    verification: Verification = DEFAULT_LOOP,
     loss: LossName = "cross_entropy",
     seed: int = 0,
     progress: bool | None = None,
-) -> tuple[dict[str, Tensor], Curvature | None]:
-    """Return a score for each weight on resistive cells, and the second derivatives behind it where there are any.
+) -> "WeightScores":
+    """Score each weight on resistive cells: what `write_verify` ranks them by, and takes as a ranking.
 
     With S = d2L/dw2, verifying a weight lowers the expected loss by half of S times what it takes off the mean square error of the
     weight, which depends on the targets of its cells and on the cells themselves (yan2024uswim in the bibliography).
@@ -94,17 +114,26 @@ def weight_scores(
     ------
     ValueError
         If an argument is unknown, or scores of the user's own do not fit.
+
+    Examples
+    --------
+    >>> import simulator as sim
+    >>> from devices import RRAMCrossbar
+    >>> chip = sim.compile(torch.nn.Linear(4, 2), RRAMCrossbar.preset("wan_nature_2022"), example_inputs=torch.rand(1, 4))
+    >>> scores = weight_scores(chip, (torch.rand(8, 4), torch.zeros(8, dtype=torch.long)))
+    >>> scores["model"].shape, bool((scores["model"] >= 0).all())
+    (torch.Size([2, 4]), True)
     """
     layers = resistive_layers(chip)
     if weighting not in get_args(Weighting):
         raise ValueError(f"Argument `weighting` must be one of {', '.join(get_args(Weighting))}, but got {weighting!r}")
     if not isinstance(ranking, str):
-        return _own_scores(ranking(chip) if callable(ranking) else ranking, layers), None
+        return _own_scores(ranking(chip) if callable(ranking) else ranking, layers)
     if ranking == "magnitude":
-        return {name: layer.weight.detach().abs() for name, layer in layers.items()}, None
+        return WeightScores({name: layer.weight.detach().abs() for name, layer in layers.items()})
     if ranking == "random":
         keys = {name: Key.of(seed=seed, layer=name, purpose="random ranking") for name in layers}
-        return {name: uniform(keys[name], layer.weight.shape, layer.weight.device) for name, layer in layers.items()}, None
+        return WeightScores({name: uniform(keys[name], layer.weight.shape, layer.weight.device) for name, layer in layers.items()})
     if ranking not in SENSITIVITIES:
         raise ValueError(f"Argument `ranking` must be one of {', '.join(get_args(RankingName))}, scores or a function, but got {ranking!r}")
     curvature = second_derivative(chip, loader, loss, method=ranking, seed=seed, progress=progress)
@@ -117,7 +146,7 @@ def weight_scores(
         else:
             gain, pulses = expected_gain(layer, verification)
             scores[name] = 0.5 * second * gain / (pulses.clamp(min=1.0) if weighting == "gain_per_pulse" else 1.0)
-    return scores, curvature
+    return WeightScores(scores, curvature)
 
 
 def expected_gain(layer: CrossbarLayer, verification: Verification) -> tuple[Tensor, Tensor]:
@@ -135,10 +164,32 @@ def expected_gain(layer: CrossbarLayer, verification: Verification) -> tuple[Ten
     mapped = layer._map()
     profile = verification_profile(layer.design.cell, verification)
     targets = mapped.targets_siemens
-    siemens_squared = profile.gain(targets).sum(1)
-    radix = siemens_squared.new_tensor(mapped.radix).reshape(-1, *[1] * (siemens_squared.dim() - 1))
-    scale = mapped.codes_per_siemens * mapped.unit
-    return (siemens_squared * radix.square()).sum(0) * scale**2, profile.expected_pulses(targets).sum((0, 1))
+    gain, pulses = profile.gain(targets), profile.expected_pulses(targets)
+    if mapped.present is not None:
+        gain, pulses = gain * mapped.present, pulses * mapped.present
+    codes = gain.new_tensor(mapped.radix) * mapped.codes_per_siemens
+    gain = gain * codes.square().reshape(-1, *[1] * (gain.dim() - 1))
+    unit = mapped.unit if isinstance(mapped.unit, Tensor) else gain.new_tensor(mapped.unit)
+    at_places = gain[:, :, : len(layer.weight)].sum((0, 1)) * unit.square()
+    return of_weights(layer, at_places), of_weights(layer, pulses[:, :, : len(layer.weight)].sum((0, 1)))
+
+
+def of_weights(layer: CrossbarLayer, at_places: Tensor) -> Tensor:
+    """Return numbers of the places of outputs in an array as numbers of the outputs, which may have changed places.
+
+    Examples
+    --------
+    >>> import simulator as sim
+    >>> from devices import RRAMCrossbar
+    >>> chip = sim.compile(torch.nn.Linear(3, 2), RRAMCrossbar.preset("wan_nature_2022"), example_inputs=torch.rand(1, 3))
+    >>> of_weights(resistive_layers(chip)["model"], torch.tensor([1.0, 2.0]))
+    tensor([1., 2.])
+    """
+    if layer.order is None:
+        return at_places
+    found = torch.empty_like(at_places)
+    found[layer.order] = at_places
+    return found
 
 
 def order_of(scores: Mapping[str, Tensor], layers: Mapping[str, CrossbarLayer]) -> npt.NDArray[np.int64]:
@@ -168,9 +219,9 @@ def _of_layer(layer: CrossbarLayer, curvature: Curvature, names: Mapping[int, st
     return curvature[names[id(view.parameter)]].as_strided(view.size, view.stride, view.offset)
 
 
-def _own_scores(scores: Any, layers: Mapping[str, CrossbarLayer]) -> dict[str, Tensor]:
+def _own_scores(scores: Any, layers: Mapping[str, CrossbarLayer]) -> WeightScores:
     if not isinstance(scores, Mapping) or set(scores) != set(layers):
-        got = sorted(scores) if isinstance(scores, Mapping) else type(scores).__name__
+        got: Any = sorted(scores) if isinstance(scores, Mapping) else type(scores).__name__
         raise ValueError(f"Argument `ranking` must give scores for the layers {', '.join(layers)}, but got {got}")
     for name, layer in layers.items():
         score = scores[name]
@@ -179,4 +230,4 @@ def _own_scores(scores: Any, layers: Mapping[str, CrossbarLayer]) -> dict[str, T
             raise ValueError(
                 f"Argument `ranking` must give layer `{name}` a tensor of shape {tuple(layer.weight.shape)} without NaN, but got {got}"
             )
-    return {name: scores[name].to(layer.weight.device) for name, layer in layers.items()}
+    return WeightScores({name: scores[name].to(layer.weight.device) for name, layer in layers.items()})

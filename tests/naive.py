@@ -1,6 +1,7 @@
 """The slow, obvious twin of every kernel: plain Python, one element at a time."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse
@@ -48,14 +49,15 @@ def gaussian_pair(radius_bits: int, angle_bits: int) -> tuple[float, float]:
     return radius * math.cos(angle), radius * math.sin(angle)
 
 
+def normal_element(word0: int, word1: int, read: int, element: int) -> float:
+    second = element % 512 // 256
+    partner = element - 256 if second else element + 256
+    first, last = min(element, partner), max(element, partner)
+    return gaussian_pair(word(word0, word1, read, first), word(word0, word1, read, last))[second]
+
+
 def normal(word0: int, word1: int, read: int, count: int) -> np.ndarray:
-    result = []
-    for element in range(count):
-        second = element % 512 // 256
-        partner = element - 256 if second else element + 256
-        first, last = min(element, partner), max(element, partner)
-        result.append(gaussian_pair(word(word0, word1, read, first), word(word0, word1, read, last))[second])
-    return np.array(result, np.float64)
+    return np.array([normal_element(word0, word1, read, element) for element in range(count)], np.float64)
 
 
 def quantize(values: np.ndarray, step: float, low: int, high: int) -> np.ndarray:
@@ -175,21 +177,20 @@ def bit_lines(
     half: float = 0.0,
     ramp: bool = False,
     most: float = math.inf,
-    noise: list[float] | None = None,
+    decide: Callable[[int, float], bool] = lambda comparison, difference: difference >= 0,
 ) -> float:
     """Return the code of two lines that were discharged by so many readout steps, one comparison after the other.
 
-    `above` and `below` are the steps taken off the negative and the positive line, `most` the largest discharge of a line, `noise` what is
-    added to the difference at each comparison; `half` makes a mid-tread code.
+    `above` and `below` are the steps taken off the negative and the positive line, `most` the largest discharge of a line, `decide`
+    says which line a comparison finds higher; `half` makes a mid-tread code.
     """
     lines = [min(positive, most), min(negative, most)]
     above = above or [2.0**k for k in range(7, -1, -1)]
     below = below or above
     count = len(above)
-    noises = noise or [0.0] * (count + 1)
     signs = []
     for k in range(count + 1):
-        signs.append(1 if lines[0] - lines[1] + half + noises[k] >= 0 else -1)
+        signs.append(1 if decide(k, lines[0] - lines[1] + half) else -1)
         if ramp and signs[-1] != signs[0]:
             break
         if k < count:

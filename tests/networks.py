@@ -115,8 +115,8 @@ class Custom(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Parameter(torch.empty(5, 7))
-        self.kernel = nn.Parameter(torch.empty(6, 1, 3))
+        self.first = nn.Parameter(torch.ones(5, 7))
+        self.kernel = nn.Parameter(torch.ones(6, 1, 3))
         self.tied = nn.Embedding(7, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,3 +142,69 @@ def plain(channels: tuple[int, ...], kernel: int) -> nn.Sequential:
     for inputs, outputs in zip((3, *channels), channels, strict=False):
         layers += [*block(inputs, outputs, kernel), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], 5))
+
+
+def vanilla() -> nn.Sequential:
+    """Few layers, no shortcuts: convolutions that take their own size as stride, then a wide classifier, as in VanillaNet."""
+    stages = [nn.Sequential(nn.Conv2d(i, o, 1), nn.BatchNorm2d(o), nn.LeakyReLU(0.1), nn.MaxPool2d(2)) for i, o in ((8, 16), (16, 24))]
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), *stages, nn.AdaptiveAvgPool2d(1), nn.Conv2d(24, 5, 1), nn.Flatten()
+    )
+
+
+class ParallelAttention(nn.Module):
+    """Attention and feed-forward side by side from one normalized input and one fused projection, as in PaLM and GPT-J."""
+
+    def __init__(self, width: int = 16, heads: int = 2) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.norm = nn.LayerNorm(width)
+        self.fused = nn.Linear(width, 3 * width + 2 * width)
+        self.attended, self.fed = nn.Linear(width, width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v, wide = self.fused(self.norm(x)).split([self.width] * 3 + [2 * self.width], -1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        return x + self.attended(attended) + self.fed(F.gelu(wide))
+
+
+class AttentionExperts(nn.Module):
+    """A router sends each token's query to one of several experts; keys and values are shared, as in a mixture of attention heads."""
+
+    def __init__(self, width: int = 8, experts: int = 3) -> None:
+        super().__init__()
+        self.router = nn.Linear(width, experts)
+        self.queries = nn.ModuleList(nn.Linear(width, width) for _ in range(experts))
+        self.outputs = nn.ModuleList(nn.Linear(width, width) for _ in range(experts))
+        self.keys, self.values = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        share, chosen = self.router(x).softmax(-1).max(-1)
+        q = torch.zeros_like(x)
+        for index, expert in enumerate(self.queries):
+            where = chosen == index
+            if bool(where.any()):
+                q[where] = expert(x[where])
+        attended = F.scaled_dot_product_attention(q, self.keys(x), self.values(x))
+        y = torch.zeros_like(x)
+        for index, expert in enumerate(self.outputs):
+            where = chosen == index
+            if bool(where.any()):
+                y[where] = expert(attended[where])
+        return x + y * share.unsqueeze(-1)
+
+
+class DynamicConvolution(nn.Module):
+    """Kernels mixed for each sample from a bank by attention, applied as one grouped convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bank = nn.Parameter(torch.ones(3, 6, 2, 3, 3))
+        self.attention = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = self.attention(x.mean((2, 3))).softmax(-1)
+        kernels = (share[:, :, None, None, None, None] * self.bank).sum(1)
+        y = F.conv2d(x.flatten(0, 1)[None], kernels.flatten(0, 1), padding=1, groups=len(x))
+        return y.unflatten(1, (len(x), -1))[0]

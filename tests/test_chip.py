@@ -145,7 +145,7 @@ def test_drift_follows_its_law() -> None:
     kept = 1000.0**-exponent
     expected = weight.clamp(min=0) / span * kept[0] - (-weight).clamp(min=0) / span * kept[1]
     layer(torch.zeros(1, 216))
-    assert torch.allclose(layer._arrays.terms[0][0].weight, expected, atol=1e-6)
+    assert torch.allclose(layer._arrays.arrays.terms[0][0].weight, expected, atol=1e-6)
 
 
 def test_inference_mode_reads_the_same_bits_and_leaves_a_chip_that_can_train() -> None:

@@ -122,7 +122,7 @@ def test_a_convolutions_noise_through_wires_is_that_of_its_patches() -> None:
     _, found = compiled(layer, x, cell=NOISY, wires=wires, rows=5, adc=ADC(bits=12))
     found(x)
     patches = functional.unfold(x, 2, padding=1)[0].t()
-    arrays = found._instance()
+    arrays = found._instance().arrays
     for tile, terms in zip(arrays.tiles, arrays.terms[0], strict=True):
         part = terms.variance(found.operator, found.operator.tile_inputs(x, tile))
         rows = range(tile.channels[0] * 4 + tile.kernel[0], (tile.channels[1] - 1) * 4 + tile.kernel[1])

@@ -28,7 +28,6 @@ from kernels.random import Key
 from simulator.batches import RepeatableBatches
 from simulator.data import Batches
 from simulator.diagnosis import EFFECTS, effects_of, with_effects
-from simulator.diagnosis.effects import UnroundedMapping
 
 LOW, HIGH = 1e-6, 40e-6
 LIMITS = {"g_min_siemens": LOW, "g_max_siemens": HIGH}
@@ -138,10 +137,10 @@ def test_effects_are_taken_from_the_same_cells() -> None:
 def test_weights_without_rounding_keep_slices_and_units(sides: str, bits: int, per_cell: int | None, scaling: str) -> None:
     weight = torch.randn(6, 4, 3, generator=generator(1))
     fields = {"sides": sides, "scaling": scaling, "weight_bits": bits, "bits_per_cell": per_cell}
-    rounded, exact = (kind(**fields).map(weight, IDEAL) for kind in (DifferentialMapping, UnroundedMapping))
+    rounded, exact = (DifferentialMapping(**fields, rounded=rounding).map(weight, IDEAL) for rounding in (True, False))
     assert torch.equal(torch.as_tensor(exact.unit), torch.as_tensor(rounded.unit)) and exact.radix == rounded.radix
     assert torch.equal(exact.codes[1:], rounded.codes[1:])
-    pairs = (exact.targets_siemens[:, 0] - exact.targets_siemens[:, 1]) * exact.codes_per_siemens
+    pairs = (exact.targets_siemens[:, 0] - exact.targets_siemens[:, 1]) * exact.codes_per_siemens.reshape(-1, 1, 1, 1)
     assert torch.allclose(pairs, exact.codes, atol=1e-4)
     total = exact.unit * sum(radix * code for radix, code in zip(exact.radix, exact.codes, strict=True))
     assert torch.allclose(total, weight, atol=1e-6)

@@ -15,7 +15,8 @@ from torch import nn
 import simulator as sim
 from devices import Hardware, RRAMCrossbar, SRAMMacro
 from simulator.figures import encode
-from simulator.floorplan import BOX_INCHES, MOST_RECTANGLES, NODE_INCHES, filled
+from simulator.floorplan import MOST_RECTANGLES, filled
+from simulator.flow_figure import BOX_INCHES, NODE_INCHES
 from simulator.lowering import lower, weight_layer
 from tests import networks
 

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 import simulator as sim
 from devices import RRAMCrossbar
 from kernels import Key
+from simulator.cli import main
 from simulator.importing.reading import read_configuration
 
 PRINTED = """InferenceRPUConfig(
@@ -157,7 +156,8 @@ class TestAihwkit:
         assert imported(tmp_path, content).design == imported(tmp_path, SCRIPT, "config.py").design
 
     def test_a_perfect_forward_pass_leaves_programming_alone(self, tmp_path: Path) -> None:
-        text = "InferenceRPUConfig(forward=IOParameters(is_perfect=True), noise_model=ReRamCMONoiseModel(g_max=88.19, g_min=9.0, acceptance_range=2))"
+        noise = "ReRamCMONoiseModel(g_max=88.19, g_min=9.0, acceptance_range=2)"
+        text = f"InferenceRPUConfig(forward=IOParameters(is_perfect=True), noise_model={noise})"
         design = imported(tmp_path, text, "config.txt").design
         assert design.dac is design.adc is design.wires is None
         assert type(design.mapping).__name__ == "OffsetMapping"
@@ -228,24 +228,19 @@ def test_the_preset_is_read_back_and_compiles(tmp_path: Path) -> None:
     assert sim.compile(torch.nn.Linear(8, 3), design, example_inputs=x)(x).shape == (4, 3)
 
 
-def test_the_command_writes_the_preset_and_prints_the_list(tmp_path: Path) -> None:
+def test_the_command_writes_the_preset_and_prints_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rpu_config.txt").write_text(PRINTED)
-    command = [
-        sys.executable,
-        "-c",
-        "from simulator.cli import app; app()",
-        "import",
-        str(tmp_path / "rpu_config.txt"),
-        "--out",
-        str(tmp_path / "a.toml"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
-    assert done.returncode == 0, done.stderr
-    assert "no counterpart" in done.stdout and "forward.out_noise" in done.stdout
-    assert RRAMCrossbar.preset(tmp_path / "a.toml").adc.bits == 8
-    again = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
-    assert again.returncode == 2
-    assert "exists" in again.stderr
+    command = ["import", str(tmp_path / "rpu_config.txt"), "--out", str(tmp_path / "a.toml"), "--json"]
+    assert main(command) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["simulator"] == "aihwkit"
+    (row,) = [row for row in printed["fields"] if row["field"] == "forward.out_noise"]
+    assert (row["value"], row["outcome"]) == ("0.04", "no counterpart")
+    assert RRAMCrossbar.preset(tmp_path / "a.toml") == RRAMCrossbar.from_dict(printed["design"])
+    assert main(command) == 2
+    assert "exists; choose another name" in capsys.readouterr().err
+    assert main(command[:2]) == 0
+    assert "no counterpart" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

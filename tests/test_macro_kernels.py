@@ -1,5 +1,6 @@
 """The macro's readout: the same codes as its naive twin, whatever is in error, and the same bits in both backends."""
 
+import math
 import os
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import Key, normal, uniform
+from kernels.comparator import NEAR, candidates, error_probability
 from kernels.macro import read_bit_lines, round_bit_lines
 from kernels.threads import set_threads
-from tests import naive
+from tests import naive, naive_macro
 
 pytestmark = pytest.mark.kernels
 
@@ -44,7 +46,7 @@ def ramp_steps(columns: int, count: int = 7, spread: float = 0.0) -> torch.Tenso
     jitter=st.booleans(),
     rooms=st.booleans(),
     sampling=st.sampled_from([0.0, 0.4]),
-    comparator=st.sampled_from([0.0, 0.3]),
+    comparator=st.sampled_from([0.0, 0.02, 0.3, 1.5]),
     accumulate=st.booleans(),
 )
 def test_both_backends_equal_the_twin(
@@ -82,12 +84,14 @@ def test_both_backends_equal_the_twin(
         found.append(out)
     assert torch.equal(*found)
     sampled = normal(KEY.fold("sampling"), shape).numpy()
-    compared = [normal(KEY.fold("comparison", k), shape).numpy() for k in range(count + 1)] if comparator else None
+    compared = KEY.fold("comparison")
+    chosen = naive_macro.candidates(compared, -(-values.numel() // 1024), count + 1)
     if rooms:
         return  # compared with the twin in volts, where lines and their rooms agree, below
     for v, c in np.ndindex(shape):
         difference = values[v, c].item() * 1.25 + (0.0 if shift is None else shift[c].item()) + sampling * float(sampled[v, c])
         extra = [0.0] * count if longer is None else longer[v].tolist()
+        noisy = {"decide": naive_macro.Comparator(compared, v * columns + c, comparator, chosen)} if comparator else {}
         code = naive.bit_lines(
             difference,
             0.0,
@@ -95,9 +99,66 @@ def test_both_backends_equal_the_twin(
             below=[s + e for s, e in zip(steps[1, :, c].tolist(), extra, strict=True)],
             half=0.5 if tread else 0.0,
             ramp=ramp,
-            noise=None if compared is None else [comparator * float(noise[v, c]) for noise in compared],
+            **noisy,
         )
         assert found[0][v, c].item() == np.float32(start[v, c].item() if accumulate else 0.0) + np.float32(4 * code)
+
+
+def test_candidates_are_chosen_as_the_twin_chooses_them() -> None:
+    key = Key(7, 9, 3)
+    starts, lanes, levels = candidates(key, 150 if COMPILED else 30, 9)
+    found = {
+        divmod(pair, 9): dict(zip(lanes[starts[pair] : starts[pair + 1]], levels[starts[pair] : starts[pair + 1]], strict=True))
+        for pair in range(starts.size - 1)
+        if starts[pair + 1] > starts[pair]
+    }
+    assert found == naive_macro.candidates(key, 150 if COMPILED else 30, 9)
+    assert error_probability(NEAR) == pytest.approx(2.0**-15, rel=1e-9) and pytest.approx(naive_macro.NEAR, abs=1e-5) == NEAR
+
+
+@large
+@pytest.mark.parametrize("margin", [0.5, 2.0, 3.9, 4.1, 4.4])
+@pytest.mark.parametrize("ramp", [False, True])
+def test_a_comparison_errs_as_often_as_the_normal_law_says(margin: float, ramp: bool) -> None:
+    # One step, and only the first comparison is close to zero.
+    rows, sigma = 16384, 0.01
+    values = torch.full((rows, 256), margin * sigma)
+    steps = torch.ones(2, 1, 256)
+    key, wrong = Key.of(seed=8, purpose=f"{margin} {ramp}"), 0
+    for read in range(4):
+        codes = read_bit_lines(values, steps, readout="ramp" if ramp else "binary_search", comparator_sigma=sigma, key=key.at(read))
+        wrong += int((codes < 0).sum())
+    draws = 4 * values.numel()
+    expected = draws * naive_macro.error_probability(margin)
+    assert abs(wrong - expected) < 4 * math.sqrt(expected) + 1
+
+
+@large
+@pytest.mark.parametrize("sigma", [0.2, 0.45, 1.5])
+def test_codes_have_the_law_of_a_fresh_draw_at_every_comparison(sigma: float) -> None:
+    vectors, columns = 8192, 64
+    steps = search_steps(columns, 8, 0.01)
+    values = (30 * normal(KEY.fold("law"), (1, columns))).expand(vectors, columns).contiguous()
+    found = read_bit_lines(values, steps, comparator_sigma=sigma, key=KEY).numpy()
+    # The twin: nine comparisons, each with a draw of its own, of another generator.
+    source, up = np.random.default_rng(5), steps.numpy()
+    rest, codes = values.numpy().copy(), np.zeros(values.shape)
+    for k in range(9):
+        above = rest + sigma * source.standard_normal(rest.shape) >= 0
+        codes += np.where(above, 1, -1) * 2.0 ** (7 - k)
+        if k < 8:
+            rest -= np.where(above, up[0, k], -up[1, k])
+    statistic = 0.0
+    cells = 0
+    for column in range(columns):
+        both = np.concatenate((found[:, column], codes[:, column]))
+        kinds, places = np.unique(both, return_inverse=True)
+        counts = np.stack([np.bincount(part, minlength=kinds.size) for part in (places[:vectors], places[vectors:])])
+        counts = counts[:, counts.sum(0) >= 20]
+        statistic += float(((counts[0] - counts[1]) ** 2 / counts.sum(0)).sum())
+        cells += counts.shape[1] - 1
+    # Chi-square of two samples, all columns together: five of its standard deviations.
+    assert abs(statistic - cells) < 5 * math.sqrt(2 * cells)
 
 
 @pytest.mark.parametrize("ramp", [False, True])
@@ -163,7 +224,8 @@ def test_bits_do_not_depend_on_threads() -> None:
 @large
 def test_bits_do_not_depend_on_the_jit() -> None:
     code = (
-        "import torch\nfrom kernels import Key, normal\nfrom kernels.macro import read_bit_lines\n"
+        "import torch\nfrom kernels import Key, normal\nfrom kernels.comparator import NEAR, candidates, error_probability
+from kernels.macro import read_bit_lines\n"
         "key = Key(3, 4)\nsteps = (2.0 ** torch.arange(3, -1, -1)).reshape(1, 4, 1).expand(2, 4, 50).contiguous()\n"
         "out = read_bit_lines(9 * normal(key, (30, 50)), steps, sampling_sigma=0.3, comparator_sigma=0.2, key=key)\n"
         "print(out.double().mul(torch.arange(1500).reshape(30, 50)).sum().item())\n"

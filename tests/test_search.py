@@ -144,7 +144,7 @@ def zdt1(configuration: dict[str, float], context: Any) -> dict[str, float]:
     return {"f1": x[0], "f2": g * (1 - (x[0] / g) ** 0.5)}
 
 
-ZDT1 = {f"x{place}": Real(0, 1) for place in range(6)}
+ZDT1 = {f"x{place}": Real(0, 1) for place in range(3)}
 BOTH = {"f1": "minimize", "f2": "minimize"}
 
 
@@ -156,7 +156,7 @@ def test_the_known_hypervolume_of_the_test_problem() -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "trials", "share"),
-    [(NSGA2(population=24), 960, 0.90), (NSGA3(population=24), 960, 0.85), (TPE(batch=10, startup=20), 300, 0.85), (Predictor(), 64, 0.97)],
+    [(NSGA2(population=24), 480, 0.9), (NSGA3(population=24), 480, 0.85), (TPE(batch=10, startup=20), 240, 0.8), (Predictor(), 48, 0.95)],
     ids=lambda value: type(value).__name__ if not isinstance(value, int | float) else str(value),
 )
 def test_strategies_find_the_known_front(strategy: Any, trials: int, share: float) -> None:

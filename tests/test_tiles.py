@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import simulator as sim
-from devices import ADC, CurrentVoltage, IdealCell, PolynomialCell, RRAMCrossbar, StuckCells, Temperature, Wires
+from devices import (
+    ADC,
+    CurrentVoltage,
+    IdealCell,
+    OffsetMapping,
+    PolynomialCell,
+    RRAMCrossbar,
+    SignMagnitudeMapping,
+    StuckCells,
+    Temperature,
+    Wires,
+)
 from devices.rram.netlist import spice_netlist
 from tests import naive
 
@@ -128,40 +139,39 @@ class TestCircuit:
         (nn.Linear(20, 5, bias=False), (3, 20), {"rows": 16, "columns": 12, "mapping": {"weight_bits": 5, "bits_per_cell": 2}}),
         (nn.Conv2d(6, 8, 3, groups=2, bias=False), (2, 6, 5, 5), {"rows": 16, "columns": 6}),
         (nn.Conv2d(2, 3, 5, bias=False), (1, 2, 6, 6), {"rows": 9, "columns": 4, "mapping": {"sides": "two", "scaling": "column"}}),
+        (nn.Linear(20, 7, bias=False), (3, 20), {"rows": 16, "columns": 4, "mapping": OffsetMapping()}),
+        (nn.Linear(20, 7, bias=False), (3, 20), {"rows": 16, "columns": 4, "mapping": SignMagnitudeMapping()}),
     ],
-    ids=["linear", "slices", "groups", "kernel cut"],
+    ids=["linear", "slices", "groups", "kernel cut", "offset", "sign and magnitude"],
 )
 def test_the_tiles_together_compute_what_the_layer_does(layer: nn.Module, shape: tuple[int, ...], fields: dict[str, object]) -> None:
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-    chip = chip_of(layer, x, cell=IdealCell(g_min_siemens=LOW, g_max_siemens=HIGH), **fields)
-    mapping = chip.layers["model"].design.mapping
-    convolution = isinstance(layer, nn.Conv2d)
-    patches = (
-        functional.unfold(x, layer.kernel_size).transpose(1, 2).reshape(-1, x.shape[1], layer.weight[0, 0].numel())
-        if convolution
-        else x[:, :, None]
-    )
-    scale = layer.weight.detach().abs()
-    scale = scale.flatten(1).amax(1) if mapping.scaling == "column" else scale.amax().expand(len(layer.weight))
-    steps = 1 if mapping.weight_bits is None else 2 ** (mapping.weight_bits - 1) - 1
-    top = 1 if mapping.weight_bits is None else 2**mapping.bits_per_cell - 1
-    total = torch.zeros(len(patches), len(layer.weight), dtype=torch.float64)
+    low = 0.0 if isinstance(fields.get("mapping"), SignMagnitudeMapping) else LOW
+    chip = chip_of(layer, x, cell=IdealCell(g_min_siemens=low, g_max_siemens=HIGH), **fields)
+    mapping, weight = chip.layers["model"].design.mapping, layer.weight.detach()
+    patches = x[:, :, None]
+    if isinstance(layer, nn.Conv2d):
+        patches = functional.unfold(x, layer.kernel_size).transpose(1, 2).reshape(-1, x.shape[1], weight[0, 0].numel())
+    largest = weight.abs().flatten(1).amax(1) if mapping.scaling == "column" else weight.abs().amax().expand(len(weight))
+    # A digit spans the range; an analog weight does so in a cell of its sign, in the sum of two sides, or from minus to plus in one cell.
+    per_siemens = 1 / (HIGH - low)
+    if isinstance(mapping, OffsetMapping):
+        per_siemens *= 2
+    if mapping.weight_bits is not None:
+        per_siemens *= (2**mapping.bits_per_cell - 1) / (2 ** (mapping.weight_bits - 1) - 1)
+    total = torch.zeros(len(patches), len(weight), dtype=torch.float64)
     for tile in chip.tiles():
         assert tile.conductance.shape == (len(tile.rows), len(tile.columns))
         assert len(tile.rows) <= fields["rows"] and len(tile.columns) <= fields["columns"]
+        outputs = sorted({column.output for column in tile.columns if column.output is not None})
         for n, patch in enumerate(patches):
             volts = torch.tensor([float(patch[row.channel, row.position]) for row in tile.rows], dtype=torch.float64)
             for column, current in zip(tile.columns, tile.currents(volts), strict=True):
-                sign = 1 if column.side == "plus" else -1
-                # A one-sided cell spans its digits from g_min to g_max, a two-sided pair twice its range.
-                code = (
-                    sign * current * top / (HIGH - LOW) * (2**mapping.bits_per_cell) ** column.bit_slice
-                    if steps > 1
-                    else sign * current / (HIGH - LOW)
-                )
-                total[n, column.output] += code * scale[column.output] / steps
+                code = column.sign * current * per_siemens * 2 ** (column.bit_slice * (mapping.bits_per_cell or 0))
+                for output in outputs if column.output is None else [column.output]:
+                    total[n, output] += code * largest[output]
     outputs = chip(x).detach().double()
-    expected = outputs.flatten(2).transpose(1, 2).reshape(len(patches), -1) if convolution else outputs
+    expected = outputs.flatten(2).transpose(1, 2).reshape(len(patches), -1) if isinstance(layer, nn.Conv2d) else outputs
     assert float((total - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 

@@ -51,6 +51,8 @@ VIDEO = {"image_size": 16, "patch_size": 8, "num_frames": 4, **SMALL}
 CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 FRAMES = IMAGE[:, :, :16, :16].repeat(1, 4, 1, 1).unflatten(1, (4, 3))
+SOUND = torch.rand(2, 8, 32, generator=torch.Generator().manual_seed(6))
+SEQUENCE = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(7))
 ZOO: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "BERT": transformer("BertModel", TEXT, input_ids=TOKENS),
     "GPT-2": transformer("GPT2LMHeadModel", GPT2, input_ids=TOKENS),
@@ -58,13 +60,23 @@ ZOO: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "Mixtral": transformer("MixtralForCausalLM", {**TEXT, "num_key_value_heads": 1, "num_local_experts": 4}, input_ids=TOKENS),
     "ViT": transformer("ViTForImageClassification", {**SMALL, "image_size": 32, "patch_size": 8}, pixel_values=IMAGE),
     "Swin": transformer("SwinForImageClassification", SWIN, pixel_values=IMAGE),
-    "ConvNeXt": transformer(
-        "ConvNextForImageClassification", {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}, pixel_values=IMAGE
-    ),
+    "ConvNeXt": transformer("ConvNextForImageClassification", CONVNEXT, pixel_values=IMAGE),
     "ResNet": transformer("ResNetForImageClassification", RESNET, pixel_values=IMAGE),
     "MobileNetV2": transformer("MobileNetV2ForImageClassification", {"depth_multiplier": 0.25, "image_size": 32}, pixel_values=IMAGE),
     "PVT": transformer("PvtForImageClassification", PVT, pixel_values=IMAGE),
     "VideoMAE": transformer("VideoMAEForVideoClassification", VIDEO, pixel_values=FRAMES),
+    "Whisper": transformer("WhisperForConditionalGeneration", WHISPER, input_features=SOUND, decoder_input_ids=TOKENS[:, :4]),
+    "U-Net": own(networks.UNet, IMAGE[..., :16, :16]),
+    "DenseNet-like": own(networks.Dense, IMAGE[..., :8, :8]),
+    "VoVNet-like": own(networks.OneShot, IMAGE[..., :8, :8]),
+    "IBN-like": own(networks.InstanceBatch, IMAGE[..., :8, :8]),
+    "VanillaNet-like": own(networks.vanilla, IMAGE),
+    "SimpleNet-like": own(lambda: networks.plain((6, 8), 3), IMAGE[..., :8, :8]),
+    "inverted residual": own(networks.Inverted, IMAGE[..., :8, :8]),
+    "3-D ConvNeXt regression": own(networks.Regression3d, torch.rand(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(5))),
+    "parallel attention": own(networks.ParallelAttention, SEQUENCE),
+    "attention experts": own(networks.AttentionExperts, SEQUENCE[..., :8]),
+    "dynamic convolution": own(networks.DynamicConvolution, IMAGE[:, :2, :6, :6]),
     "tagger": own(networks.Tagger, TOKENS),
     "custom weights": own(networks.Custom, torch.rand(4, 5, generator=torch.Generator().manual_seed(3))),
     "hypernetwork": own(networks.Hyper, torch.rand(5, 4, generator=torch.Generator().manual_seed(4))),

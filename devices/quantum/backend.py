@@ -11,7 +11,7 @@ from devices.base import PulseBackend
 from devices.design import DesignError
 from devices.quantum.gates import GateSet
 from devices.quantum.model import TransmonModel, model_of, require_memory
-from devices.quantum.playing import play, unmeasured_duration
+from devices.quantum.playing import play
 from devices.quantum.readout import Counts, draw_counts, marginal, read_probabilities
 from devices.quantum.schedule import Schedule
 from devices.quantum.transmon import ControlChannel, Coupling, Transmon, WaveformGenerator
@@ -241,10 +241,11 @@ class TransmonBackend(PulseBackend):
         if state is None:
             state = torch.zeros(self.dimension, dtype=torch.complex128)
             state[0] = 1.0
-        if tuple(state.shape) not in ((self.dimension,), (self.dimension,) * 2) or state.dtype != torch.complex128:
+        size = self.dimension
+        if tuple(state.shape) not in ((size,), (size, size)) or state.dtype != torch.complex128:
             raise DesignError(
-                f"TransmonBackend: `state` must be complex128 of shape ({self.dimension},) or ({self.dimension}, {self.dimension}), but got "
-                f"{state.dtype} of shape {tuple(state.shape)}; give amplitudes or a density matrix"
+                f"TransmonBackend: `state` must be complex128 of shape ({size},) or ({size}, {size}), but got {state.dtype} of shape "
+                f"{tuple(state.shape)}; give amplitudes or a density matrix"
             )
         model = self.model
         played = play(model, schedule)
@@ -259,7 +260,7 @@ class TransmonBackend(PulseBackend):
             return again.conj()
         require_memory(self, 8 * self.dimension**2, "open evolution")
         density = torch.outer(state, state.conj()) if state.dim() == 1 else state
-        return model.open_evolution(samples, played, density[None])[0]
+        return model.open_evolution(samples, played.channels, played.carriers, density[None])[0]
 
     def populations(self, schedule: Schedule, state: Tensor | None = None) -> Tensor:
         """Return the population of each dressed state after a schedule: ``(dimension,)`` float64."""
@@ -309,6 +310,9 @@ class TransmonBackend(PulseBackend):
 
         return calibrate(self, **options)  # type: ignore[arg-type]
 
-    def stop_of(self, schedule: Schedule) -> int:
-        """Return the samples of a schedule before its recordings."""
-        return unmeasured_duration(schedule)
+    @property
+    def calibrated(self) -> "TransmonBackend":
+        """This chip with gates: its own, or those that `calibrate` finds; equal designs are calibrated once."""
+        from devices.quantum.calibration import calibrated  # here, because that module needs this class
+
+        return self if self.gates is not None and self.gates.x else calibrated(self)

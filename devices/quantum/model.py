@@ -4,15 +4,19 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 import torch
 from scipy.optimize import linear_sum_assignment, minimize_scalar
 from torch import Tensor
 
 from devices.design import DesignError
+from devices.quantum.decoherence import lindbladian, step_factors
+from kernels.open_pulses import evolve_open
 from kernels.pulses import DrivenSystem, carrier_averages, driven_system, evolve
 
 if TYPE_CHECKING:
@@ -83,6 +87,7 @@ class TransmonModel:
             self.diagonal = self.diagonal + TWO_PI * one.zz_hertz * self.occupations[one.transmons[0]] * self.occupations[one.transmons[1]]
         self.system = self._system()
         self.lines = self._lines()
+        self._waits: dict[int, npt.NDArray[np.complex128]] = {}
 
     def _system(self) -> DrivenSystem:
         size = self.dimension
@@ -191,6 +196,54 @@ class TransmonModel:
         turned = torch.from_numpy(np.exp(-1j * np.remainder(energies * (samples * self.backend.sample_seconds), TWO_PI)))
         return ((states @ vectors.conj()) * turned) @ vectors.T
 
+    # open evolution
+
+    def open_evolution(self, samples: Tensor, channels: tuple[str, ...], carriers: npt.NDArray[np.complex128], densities: Tensor) -> Tensor:
+        """Evolve density matrices of dressed states, ``(batch, dimension, dimension)``, under samples ``(1 or batch, samples, channels)``.
+
+        Returns dressed states in the frame of the transmons' own drives, as `to_dressed` does.
+        """
+        mixing = self.mixing(channels)
+        count = samples.shape[1]
+        vectors = self.dressing[1]
+        densities = vectors @ densities @ vectors.mH
+        busy = np.zeros(count, bool) if not channels else (samples.detach() != 0).any(2).any(0).cpu().numpy()
+        for first, last, driven in _stretches(busy):
+            if driven:
+                factors = step_factors(self.backend, 1, 1)
+                densities = evolve_open(self.system, samples[:, first:last], carriers[first:last], mixing, densities, factors)
+            else:
+                densities = self.wait_open(densities, last - first)
+        densities = vectors.mH @ densities @ vectors
+        turned = torch.from_numpy(np.exp(1j * np.remainder(self.frame_rates * (count * self.backend.sample_seconds), TWO_PI)))
+        return densities * turned[:, None] * turned.conj()[None, :]
+
+    def wait_open(self, densities: Tensor, samples: int) -> Tensor:
+        """Evolve density matrices for so many samples without pulses.
+
+        Where the generator fits, its exponential is taken; else steps of one sample of the propagator and the channels.
+        """
+        if self.dimension <= LARGEST_GENERATOR:
+            exponential = torch.from_numpy(self._waiting(samples))
+            return (densities.flatten(1) @ exponential.T).reshape(densities.shape)
+        idle = torch.zeros(1, samples, 0, dtype=torch.complex128)
+        none = np.zeros((samples, 2, 0), np.complex128)
+        stride = 4
+        factors = step_factors(self.backend, stride, samples % stride or stride)
+        return evolve_open(self.system, idle, none, self.mixing(()), densities, factors, stride=stride)
+
+    def _waiting(self, samples: int) -> npt.NDArray[np.complex128]:
+        if samples not in self._waits:
+            if len(self._waits) > 64:
+                self._waits.clear()
+            generator = lindbladian(self.backend)
+            self._waits[samples] = scipy.linalg.expm(generator * (samples * self.backend.sample_seconds))
+        return self._waits[samples]
+
+
+LARGEST_GENERATOR = 16
+"""States up to which the exponential of the whole generator is taken to wait."""
+
 
 @lru_cache(maxsize=64)
 def model_of(backend: "TransmonBackend") -> TransmonModel:
@@ -215,7 +268,7 @@ def _stretches(busy: npt.NDArray[np.bool_]) -> list[tuple[int, int, bool]]:
         return []
     edges = [0, *(np.nonzero(np.diff(busy))[0] + 1).tolist(), len(busy)]
     found: list[tuple[int, int, bool]] = []
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         driven = bool(busy[first]) or last - first < SHORTEST_WAIT
         if found and found[-1][2] == driven:
             found[-1] = (found[-1][0], last, driven)

@@ -121,7 +121,7 @@ class Acquire(Instruction):
 
 
 class ShiftPhase(Instruction):
-    """Adds to the phase of everything that the channel plays from here on; a virtual Z by an angle is a shift by minus the angle.
+    """Adds to the phase of everything that the channel plays from here on; a virtual Z by an angle is a shift by that angle.
 
     Parameters
     ----------

@@ -71,6 +71,8 @@ class DifferentialMapping(WeightMapping):
     def map(self, weight: Tensor, cell: ResistiveCell, references: int = 0) -> MappedWeights:
         """Return codes and conductance targets, (slices, 2, *weight.shape): plus cells, then minus cells."""
         scaled = self.scaled(weight)
+        radix: tuple[float, ...]
+        top: tuple[int, ...]
         if self.weight_bits is None:
             codes, radix, top = scaled.remainder.unsqueeze(0), (1.0,), (1,)
         else:

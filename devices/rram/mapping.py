@@ -102,7 +102,9 @@ class WeightMapping(Design):
         if not each or not all(1 <= one <= 8 for one in each):
             raise ValueError(f"`bits_per_cell` must be from 1 to 8, but got {bits}; choose bits in that range")
         if not isinstance(bits, int) and sum(bits) != self.code_bits:
-            raise ValueError(f"`bits_per_cell` must add up to the {self.code_bits} bits that the cells hold, but got {bits}; change the last")
+            raise ValueError(
+                f"`bits_per_cell` must add up to the {self.code_bits} bits that the cells hold, but got {bits}; change the last"
+            )
         return self
 
     @property

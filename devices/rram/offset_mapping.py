@@ -64,6 +64,8 @@ class OffsetMapping(WeightMapping):
         """Return codes and conductance targets, (slices, 1, outputs + references, ...)."""
         scaled = self.scaled(weight)
         shift = torch.full_like(weight[:1], float(scaled.full))
+        radix: tuple[float, ...]
+        top: tuple[int, ...]
         if self.weight_bits is None:
             shifted, zero, radix, top = (scaled.remainder + shift).unsqueeze(0), shift.unsqueeze(0), (1.0,), (2 * scaled.full,)
         else:

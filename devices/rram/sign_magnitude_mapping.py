@@ -53,8 +53,10 @@ class SignMagnitudeMapping(WeightMapping):
         return False
 
     def map(self, weight: Tensor, cell: ResistiveCell, references: int = 0) -> MappedWeights:
-        """Return codes and conductance targets, (slices, 2, *weight.shape); where there is no cell the target is g_min, and not `present`."""
+        """Return codes and conductance targets, (slices, 2, *weight.shape); where no cell is `present` the target is g_min."""
         scaled = self.scaled(weight)
+        radix: tuple[float, ...]
+        top: tuple[int, ...]
         if self.weight_bits is None:
             wanted, radix, top = scaled.remainder.unsqueeze(0), (1.0,), (1,)
         else:

@@ -41,7 +41,7 @@ class Verification(Design):
 
     @abstractmethod
     def loop(self, target: Tensor, start: Tensor, key: Key) -> Verified:
-        """Return what the cells reach and the pulses each takes; `target` and `start` (where programming left them) are shares of the range."""
+        """Return what the cells reach and their pulses; `target` and `start`, where programming left them, are shares of the range."""
 
     def apply(self, target: Tensor, reached: Tensor, cell: ResistiveCell, key: Key) -> Verified:
         """Verify cells.

@@ -14,7 +14,9 @@ LARGEST_NORMAL = 6.67
 """No draw of `kernels.normal` is larger in magnitude."""
 
 
-def weight_error_std(sigma: float, convention: WeightErrorConvention = "device_range", *, weight_bits: int = 4, device_bits: int = 4) -> float:
+def weight_error_std(
+    sigma: float, convention: WeightErrorConvention = "device_range", *, weight_bits: int = 4, device_bits: int = 4
+) -> float:
     """Return the standard deviation of a weight's programming error over the largest weight.
 
     A weight of M bits lies on devices of K bits each, device j at 2^(jK), and each is programmed with an error N(0, sigma^2).

@@ -35,7 +35,9 @@ class NeuromorphicChip(SpikingCore):
     kernel_words
         Memory of a core for weights that all positions of a convolution share, in weights; None where each connection has its own.
     fan_out
-        Populations that a core can send its spikes to.
+        Cores that a neuron can send its spikes to.
+    replication
+        Whether a neuron that must reach more cores is copied, which takes neurons.
     largest_kernel
         Largest height or width of a kernel.
     one_population
@@ -75,6 +77,7 @@ class NeuromorphicChip(SpikingCore):
     kernel_words: int | tuple[int, ...] | None = None
     fan_out: int | None = Field(default=None, ge=1)
     largest_kernel: int | None = Field(default=None, ge=1)
+    replication: bool = False
     one_population: bool = False
     max_pooling: bool = False
     neuron: SpikingNeuron = SpikingNeuron()

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +10,13 @@ import torch
 from torch import Tensor
 
 from simulator._isolation import one_thread
-from simulator.batches import Batch, RepeatableBatches
+from simulator.batches import Batch
 from simulator.chip import Chip
-from simulator.diagnosis.attribution import checked_age, private_copy
 from simulator.diagnosis.probing import calls_heard, inputs_of, read_in, without_bias
-from simulator.evaluation import MetricLike, _rows, _whole, measure_reference, resolve_metrics
 from simulator.hardware import HardwareLayer, Mode, in_mode
+from simulator.measuring import Bench, MetricLike, checked_age, work_off
 from simulator.metrics import Metric
-from simulator.progress import track
 from simulator.statistics import mean_interval
-from simulator.workers import work_through
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,9 +155,6 @@ def retention(
     >>> result.summary()["compensation"].tolist()
     ['none', 'none', 'global', 'global']
     """
-    chosen = resolve_metrics(metrics)
-    _whole("trials", trials, 1)
-    _whole("seed", seed, 0)
     ages = [checked_age(age) for age in ([seconds] if isinstance(seconds, int | float) else seconds)]
     given = [compensation] if compensation is None or isinstance(compensation, str) else compensation
     kinds = [NONE if kind is None else kind for kind in given]
@@ -169,12 +162,11 @@ def retention(
         raise ValueError(f"Argument `seconds` must hold different ages, but got {ages}")
     if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(COMPENSATIONS):
         raise ValueError(f"Argument `compensation` must hold different ones of None, 'global' and 'column', but got {list(given)}")
-    passes = RepeatableBatches(data, batch_size=batch_size, seed=seed)
-    reference = measure_reference(chip, passes, chosen)
-    examples = next(iter(passes if calibration is None else inputs_of(calibration, batch_size, seed)))
-    task = _Measurement(private_copy(chip), passes, chosen, Batch(examples.inputs, examples.keywords), tuple(kinds), seed)
+    bench, reference = Bench.of(chip, data, metrics, trials=trials, seed=seed, batch_size=batch_size)
+    examples = next(iter(bench.passes if calibration is None else inputs_of(calibration, batch_size, seed)))
     items = [(age, trial) for age in ages for trial in range(trials)]
-    found = dict(zip(items, track(work_through(task, items, workers), len(items), "chips", progress), strict=True))
+    task = _Measurement(bench, Batch(examples.inputs, examples.keywords), tuple(kinds))
+    found = work_off(task, items, workers, progress)
     frame, factors = [], []
     for kind in kinds:
         for age, trial in items:
@@ -184,39 +176,33 @@ def retention(
                 {"seconds": age, "compensation": kind, "trial": trial, "layer": name, "factor": scale} for name, scale in scales.items()
             ]
     columns = ["seconds", "compensation", "trial", "layer", "factor"]
-    return Retention(pd.DataFrame(frame), pd.DataFrame(factors, columns=columns), reference, chosen, seed, confidence)
+    return Retention(pd.DataFrame(frame), pd.DataFrame(factors, columns=columns), reference, bench.metrics, seed, confidence)
 
 
 @dataclass(frozen=True)
 class _Measurement:
-    """What a worker needs to measure any trial at any age."""
+    """Measure a trial at an age on a bench, with each compensation."""
 
-    chip: Chip
-    passes: RepeatableBatches
-    metrics: dict[str, Metric]
+    bench: Bench
     examples: Batch
     kinds: tuple[str, ...]
-    seed: int
 
     def __call__(self, item: tuple[float, int]) -> dict[str, tuple[dict[str, float], dict[str, float]]]:
         age, trial = item
         found = {}
         for kind in self.kinds:
             factors = {} if kind == NONE else self._factors(age, trial, by_column=kind == "column")
-            self.chip.program(self.seed, trial).age(age)
-            with ExitStack() as stack:
-                if factors:
-                    stack.enter_context(compensated(self.chip, factors))
-                rows = _rows(self.chip, self.passes, self.metrics)
-            values = {name: self.metrics[name].compute(part) for name, part in rows.items()}
-            found[kind] = values, {name: float(factor.mean()) for name, factor in factors.items()}
+            chip = self.bench.instance(trial, age)
+            for name, factor in factors.items():
+                rescale(chip.layers[name], factor)
+            found[kind] = self.bench.values(), {name: float(factor.mean()) for name, factor in factors.items()}
         return found
 
     def _factors(self, age: float, trial: int, by_column: bool) -> dict[str, Tensor]:
-        self.chip.program(self.seed, trial)
-        young = measure_overlaps(self.chip, self.examples, by_column)
-        self.chip.age(age)
-        old = measure_overlaps(self.chip, self.examples, by_column)
+        chip = self.bench.instance(trial)
+        young = measure_overlaps(chip, self.examples, by_column)
+        chip.age(age)
+        old = measure_overlaps(chip, self.examples, by_column)
         return {
             name: torch.where((old[name] > 0) & (young[name] > 0), young[name] / old[name], 1.0).float() for name in young if name in old
         }
@@ -242,16 +228,13 @@ def measure_overlaps(chip: Chip, examples: Batch, by_column: bool) -> dict[str, 
     return found
 
 
-def compensated(chip: Chip, factors: dict[str, Tensor]) -> Any:
-    """Multiply what each layer reads, without its bias, by its factor, for the length of a ``with`` block."""
-
-    def scaled(layer: HardwareLayer, inputs: Tensor, outputs: Tensor) -> Tensor | None:
-        if layer.name not in factors:
-            return None
-        factor = factors[layer.name].reshape(-1, *[1] * layer.operator.dimensions)
-        return outputs + (factor - 1) * without_bias(layer, outputs)
-
-    return calls_heard(chip, scaled)
+def rescale(layer: HardwareLayer, factor: Tensor) -> None:
+    """Let the digital side multiply what a layer reads, without its bias, by one factor or one an output."""
+    outputs = layer.weight.shape[0]
+    scale = factor.to(layer.weight).expand(outputs)
+    bias: Tensor | None = layer.bias
+    shift = torch.zeros_like(scale) if bias is None else (1 - scale) * bias.detach()
+    layer.correct(torch.stack((scale, shift)))
 
 
 def _with_error(row: Any) -> str:

@@ -1,6 +1,5 @@
 """Which effect costs what: each one alone on, and alone off."""
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from devices.rram import RRAMCrossbar
-from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
 from simulator.diagnosis.effects import EFFECTS, RANDOM, effects_of, with_effects
-from simulator.evaluation import MetricLike, _rows, _whole, measure_reference, resolve_metrics
 from simulator.hardware import Mode
 from simulator.lowering import CrossbarLayer
+from simulator.measuring import Bench, MetricLike, checked_age, work_off
 from simulator.metrics import Metric
-from simulator.progress import track
 from simulator.statistics import Interval, mean_interval
-from simulator.workers import work_through
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,11 +162,7 @@ def attribute(
     >>> found.frame["effect"].tolist()
     ['all', 'programming', 'read_noise', 'dac', 'adc']
     """
-    chosen = resolve_metrics(metrics)
-    _whole("trials", trials, 1)
-    _whole("seed", seed, 0)
-    passes = RepeatableBatches(data, batch_size=batch_size, seed=seed)
-    reference = measure_reference(chip, passes, chosen)
+    bench, reference = Bench.of(chip, data, metrics, trials=trials, seed=seed, batch_size=batch_size)
     age = checked_age(seconds)
     designs = {name: layer.design if isinstance(layer, CrossbarLayer) else None for name, layer in chip.layers.items()}
     found_in = {id(design): effects_of(design, age) for design in designs.values() if design is not None}
@@ -182,8 +174,7 @@ def attribute(
         for label, variant in variants.items()
     }
     items = [(label, trial) for label in variants for trial in range(counts[label])]
-    task = _Measurement(private_copy(chip), passes, chosen, variants, designs, effects, seed, age)
-    found = dict(zip(items, track(work_through(task, items, workers), len(items), "chips", progress), strict=True))
+    found = work_off(_Measurement(bench, variants, designs, effects, age), items, workers, progress)
     values = pd.DataFrame(
         [
             {"layer": label[0], "effect": label[1], "state": label[2], "trial": trial, **found[label, min(trial, counts[label] - 1)]}
@@ -192,19 +183,7 @@ def attribute(
         ]
     )
     frame = _differences(values, reference, confidence)
-    return Attribution(frame, values, reference, chosen, trials, seed, age, confidence)
-
-
-def private_copy(chip: Chip) -> Chip:
-    """Return a copy of a chip in eval mode that shares its parameters."""
-    return copy.deepcopy(chip, {id(parameter): parameter for parameter in chip.parameters()}).eval()
-
-
-def checked_age(seconds: Any) -> float:
-    """Return an age in seconds as a float; ValueError where it is none."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
-        raise ValueError(f"Argument `seconds` must be finite and at least 0, but got {seconds!r}; give the time since programming")
-    return float(seconds)
+    return Attribution(frame, values, reference, bench.metrics, trials, seed, age, confidence)
 
 
 def _variants(effects: dict[str, tuple[str, ...]], by_layer: bool) -> dict[Label, Variant]:
@@ -229,31 +208,27 @@ def _variants(effects: dict[str, tuple[str, ...]], by_layer: bool) -> dict[Label
 
 @dataclass(frozen=True)
 class _Measurement:
-    """What a worker needs to measure any variant of any trial."""
+    """Measure a variant of a trial on a bench."""
 
-    chip: Chip
-    passes: RepeatableBatches
-    metrics: dict[str, Metric]
+    bench: Bench
     variants: dict[Label, Variant]
     designs: dict[str, RRAMCrossbar | None]
     effects: dict[str, tuple[str, ...]]
-    seed: int
     seconds: float
 
     def __call__(self, item: tuple[Label, int]) -> dict[str, float]:
         label, trial = item
         variant = self.variants[label]
-        for name, layer in self.chip.layers.items():
+        for name, layer in self.bench.chip.layers.items():
             layer.mode = Mode.HARDWARE if name in variant else Mode.FLOAT
             design = self.designs[name]
             if isinstance(layer, CrossbarLayer) and design is not None and name in variant:
                 whole = variant[name] == frozenset(self.effects[name])
                 layer.design = design if whole else with_effects(design, variant[name])  # programming builds all that depends on it
             if layer.mode is Mode.HARDWARE:
-                layer.program(self.seed, trial)
+                layer.program(self.bench.seed, trial)
                 layer.age(self.seconds)
-        rows = _rows(self.chip, self.passes, self.metrics)
-        return {name: self.metrics[name].compute(part) for name, part in rows.items()}
+        return self.bench.values()
 
 
 def _differences(values: pd.DataFrame, reference: dict[str, float], confidence: float) -> pd.DataFrame:

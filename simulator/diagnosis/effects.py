@@ -7,7 +7,7 @@ from pydantic import SerializeAsAny
 from torch import Tensor
 
 from devices.base import ProgrammedCells, ResistiveCell
-from devices.rram import DifferentialMapping, MappedWeights, RRAMCrossbar
+from devices.rram import RRAMCrossbar
 from kernels.random import Key
 
 PROGRAMMING, DRIFT, READ_NOISE, WEIGHT_LEVELS = "programming", "drift", "read_noise", "weight_levels"
@@ -72,33 +72,6 @@ class PartialCell(ResistiveCell):
         return self.cell.drift(programmed, seconds, key) if self.drifts else programmed.conductance
 
 
-class UnroundedMapping(DifferentialMapping):
-    """The same slices without rounding: the lowest slice takes what lies between the weight and its code.
-
-    Examples
-    --------
-    >>> from devices import IdealCell
-    >>> mapping = UnroundedMapping(weight_bits=5, bits_per_cell=2)
-    >>> mapped = mapping.map(torch.tensor([[15.0, -6.25]]), IdealCell(g_min_siemens=0.0, g_max_siemens=3e-5))
-    >>> mapped.codes.tolist()
-    [[[3.0, -2.25]], [[3.0, -1.0]]]
-    """
-
-    def map(self, weight: Tensor, cell: ResistiveCell) -> MappedWeights:
-        """Return codes, of which the lowest slice's are no integers, and conductance targets."""
-        mapped = super().map(weight, cell)
-        radix = weight.new_tensor(mapped.radix).reshape(-1, *[1] * weight.dim())
-        codes = mapped.codes.clone()
-        codes[0] += weight / mapped.unit - (radix * mapped.codes).sum(0)
-        difference = codes[0] / mapped.codes_per_siemens
-        targets = mapped.targets_siemens.clone()
-        if self.sides == "one":
-            targets[0] = cell.g_min_siemens + torch.stack((difference.clamp(min=0), (-difference).clamp(min=0)))
-        else:
-            targets[0] = (cell.g_min_siemens + cell.g_max_siemens + torch.stack((difference, -difference))) / 2
-        return MappedWeights(codes, targets, mapped.radix, mapped.unit, mapped.codes_per_siemens)
-
-
 def effects_of(design: RRAMCrossbar, seconds: float = 0.0) -> tuple[str, ...]:
     """Return the effects that a design has at an age, in the order of `EFFECTS`.
 
@@ -126,7 +99,7 @@ def effects_of(design: RRAMCrossbar, seconds: float = 0.0) -> tuple[str, ...]:
         PROGRAMMING: not torch.equal(programmed.conductance, targets),
         DRIFT: not torch.equal(cell.drift(programmed, seconds, key), programmed.conductance),
         READ_NOISE: sigma is not None and bool((sigma > 0).any()),
-        WEIGHT_LEVELS: design.mapping.weight_bits is not None and not isinstance(design.mapping, UnroundedMapping),
+        WEIGHT_LEVELS: design.mapping.weight_bits is not None and design.mapping.rounded,
     }
     return tuple(name for name in EFFECTS if (has[name] if name in has else getattr(design, name) is not None))
 
@@ -161,5 +134,5 @@ def with_effects(design: RRAMCrossbar, kept: Collection[str]) -> RRAMCrossbar:
         flags = {"programs": PROGRAMMING in kept, "drifts": DRIFT in kept, "reads": READ_NOISE in kept}
         changes["cell"] = PartialCell(cell=design.cell, **limits, **flags)
     if WEIGHT_LEVELS not in kept and design.mapping.weight_bits is not None:
-        changes["mapping"] = UnroundedMapping(**{name: getattr(design.mapping, name) for name in DifferentialMapping.model_fields})
+        changes["mapping"] = design.mapping.replace(rounded=False)
     return design.replace(**changes) if changes else design

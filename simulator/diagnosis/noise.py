@@ -14,7 +14,8 @@ from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
 from simulator.compiler import compile as compile_chip
 from simulator.data import Batches
-from simulator.evaluation import MetricLike, evaluate, resolve_metrics
+from simulator.evaluation import evaluate
+from simulator.measuring import MetricLike, resolve_metrics
 from simulator.metrics import Metric
 from simulator.progress import track
 from simulator.statistics import mean_interval

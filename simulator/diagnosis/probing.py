@@ -12,16 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from kernels.crossbar import convert
-from kernels.random import Key
 from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
 from simulator.calibration import RangeObserver
 from simulator.chip import Chip
-from simulator.diagnosis.attribution import checked_age, private_copy
-from simulator.evaluation import _require_chip, _whole
 from simulator.hardware import HardwareLayer, Mode, in_mode
 from simulator.lowering import CrossbarLayer
+from simulator.measuring import checked_age, private_copy, require_chip, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,9 +115,9 @@ def probe(chip: Chip, data: Any, *, seed: int = 0, trial: int = 0, seconds: floa
     >>> bool(10 < row["alone_snr_db"] < 50), bool(row["current_max"] <= 1.5)
     (True, True)
     """
-    _require_chip(chip)
-    _whole("seed", seed, 0)
-    _whole("trial", trial, 0)
+    require_chip(chip)
+    whole_number("seed", seed, 0)
+    whole_number("trial", trial, 0)
     age = checked_age(seconds)
     private = private_copy(chip).program(seed, trial).age(age)
     device = next(private.parameters()).device
@@ -243,11 +240,12 @@ class _Record:
     observer: RangeObserver = field(default_factory=RangeObserver)
     counts: Any = field(default_factory=lambda: np.zeros(len(EDGES) - 1, dtype=np.int64))
 
-    def hear(self, currents: Tensor, full_scale: float, step: float, limit: int) -> None:
-        """Take note of the currents of one array as its ADC gets them."""
-        relative = currents / full_scale
-        self.conversions += currents.numel()
-        self.clipped += int(((currents / step).round().abs() > limit).sum())
+    def hear(self, steps: Tensor, low: int, high: int) -> None:
+        """Take note of the currents of one array as its ADC gets them, in steps of it; its codes go from `low` to `high`."""
+        relative = steps / high
+        codes = steps.round()
+        self.conversions += steps.numel()
+        self.clipped += int(((codes < low) | (codes > high)).sum())
         self.observer.add(relative)
         width = float(EDGES[1] - EDGES[0])
         bins = ((relative.flatten() - float(EDGES[0])) / width).floor().clamp(0, len(self.counts) - 1).long()
@@ -268,20 +266,9 @@ class _Record:
 
 def _listen(layer: CrossbarLayer, record: _Record) -> None:
     """Let a record hear every array's column currents on their way to the ADC; for a private copy, which nobody reads afterwards."""
-    read_out = layer._convert
 
-    def heard(
-        currents: Tensor, variance: Tensor | None, key: Key, output: Tensor | None, s: int, input_unit: float, scale: float
-    ) -> Tensor:
-        adc = layer.design.adc
-        if record.listening and adc is not None and currents.numel():
-            full = float(currents.abs().amax()) if layer.output_ranges is None else layer.output_ranges[s] / input_unit
-            noisy = currents
-            if variance is not None:
-                # The same draws as the conversion itself makes.
-                noisy = convert(currents.contiguous().clone(), variance=variance.contiguous(), key=key)
-            if full > 0:
-                record.hear(noisy, full, adc.step(full), adc.limit)
-        return read_out(currents, variance, key, output, s, input_unit, scale)
+    def heard(steps: Tensor, low: int, high: int) -> None:
+        if record.listening:
+            record.hear(steps, low, high)
 
-    layer._convert = heard  # type: ignore[method-assign]
+    layer.hear = heard

@@ -155,9 +155,9 @@ def _range(ledger: Ledger, default_high: float, default_low: float = 0.0) -> tup
     for name, default in (("g_min", default_low), ("g_max", default_high)):
         paths = [path for path in (f"noise_model.g_converter.{name}", f"noise_model.{name}") if ledger.get(path) is not None]
         found.append(ledger.number(paths[0]) if paths else default)
-        ledger.take(paths, f"cell.{name}_siemens = {found[-1] * 1e-6:g}")
+        ledger.take(paths, f"cell.{name}_siemens = {found[-1] / 1e6:g}")
     ledger.take("noise_model.g_converter", "the range of the cell; weights are differences of two, or one with an offset")
-    return found[0] * 1e-6, found[1] * 1e-6
+    return found[0] / 1e6, found[1] / 1e6
 
 
 def _scale(ledger: Ledger, path: str, what: str) -> float:

@@ -47,6 +47,8 @@ class Imported:
     def to_toml(self) -> str:
         """Return the design as a preset: what ``RRAMCrossbar.preset(PATH)`` reads."""
         design = self.design.to_toml_dict()
+        brief = _without_none(design)
+        design = brief if RRAMCrossbar.from_dict(brief) == self.design else design
         source = f"imported from {self.source}, a configuration of {self.simulator}"
         preset: dict[str, Any] = {
             "type": design.pop("type"),
@@ -109,3 +111,7 @@ def import_design(path: str | Path) -> Imported:
     rows += [Row(line, "", "no counterpart", "not an assignment of a field") for line in configuration.unread]
     columns = ["field", "value", "outcome", "note"]
     return Imported(design, simulator, pd.DataFrame([vars(row) for row in rows], columns=columns), path.name)
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: _without_none(value) if isinstance(value, dict) else value for name, value in fields.items() if value != "none"}

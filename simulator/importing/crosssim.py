@@ -32,6 +32,9 @@ REASONS = (
 def from_crosssim(record: Record) -> tuple[RRAMCrossbar, list[Row]]:
     """Return the design of CrossSim's parameters, and what became of each field."""
     ledger = Ledger(record)
+    for part in ("core.mapping.inputs", "xbar.adc", "xbar.dac"):
+        if ledger.get(f"{part}._match"):
+            ledger.forget(f"{part}.vmm.")
     cell = _cell(ledger)
     mapping = _mapping(ledger)
     fields: dict[str, Any] = {"cell": cell, "mapping": mapping, "dac": _dac(ledger), "adc": _adc(ledger), "wires": _wires(ledger)}
@@ -77,6 +80,9 @@ def _mapping(ledger: Ledger) -> DifferentialMapping | OffsetMapping:
     ledger.take("core.style", "the class of the mapping")
     if style == BITSLICED:
         ledger.take("core.bit_sliced.style", "the class of the mapping")
+    else:
+        ledger.forget("core.bit_sliced.")
+    ledger.forget("core.balanced." if inner == OFFSET else "core.offset.")
     if inner == OFFSET:
         column = int(ledger.number("core.offset.style")) == 2
         ledger.take("core.offset.style", f"mapping.reference = '{'converted' if column else 'digital'}'")
@@ -100,7 +106,8 @@ def _cell(ledger: Ledger) -> ComposedCell:
     high, low = 1 / smallest, 0.0 if infinite else 1 / largest
     ledger.take("xbar.device.Rmin", f"cell.g_max_siemens = {high:g}")
     ledger.take("xbar.device.Rmax", f"cell.g_min_siemens = {low:g}")
-    ledger.take("xbar.device.infinite_on_off_ratio", "cell.g_min_siemens = 0")
+    if infinite:
+        ledger.take("xbar.device.infinite_on_off_ratio", "cell.g_min_siemens = 0")
     fields: dict[str, Any] = {"g_min_siemens": low, "g_max_siemens": high}
     for name, field in (("programming_error", "cycle_spread"), ("read_noise", "read_noise")):
         law = _spread(ledger, f"xbar.device.{name}", field, high)

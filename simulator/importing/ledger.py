@@ -80,7 +80,8 @@ class Ledger:
     def close(self, reasons: Sequence[tuple[str, str]]) -> list[Row]:
         """Return all rows: fields that nobody asked for have no counterpart, unless they are off; `reasons` are notes by prefix."""
         for path, value in self.values.items():
-            if path in self.rows or value in OFF:
+            holds_others = any(other.startswith(f"{path}.") for other in self.values)
+            if path in self.rows or value in OFF or holds_others:
                 continue
             note = next((words for prefix, words in reasons if path == prefix or path.startswith(f"{prefix}.")), "")
             outcome = ELSEWHERE if note.startswith("belongs to") else ABSENT

@@ -334,6 +334,18 @@ def connect(chip: RemoteChip) -> Connection:
     return _connections[chip]
 
 
+def forget(chip: RemoteChip, handle: str) -> None:
+    """Have a chip forget a layer that is garbage here, if there still is a connection.
+
+    Examples
+    --------
+    >>> forget(RemoteChip(address="tcp://127.0.0.1:9"), "1:head")
+    """
+    connection = _connections.get(chip)
+    if connection is not None and _owner == os.getpid():
+        connection.close_later(handle)
+
+
 def disconnect(chip: RemoteChip) -> None:
     """Give a chip's lease back and end the session; the next read begins another.
 

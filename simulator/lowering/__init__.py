@@ -18,7 +18,17 @@ from simulator.lowering.macro import MacroLayer
 from simulator.lowering.remote import RemoteLayer
 from simulator.weight_layers import NotMappedError, WeightLayer, WeightView, weight_layer
 
-__all__ = ["CrossbarLayer", "DigitalLayer", "MacroLayer", "NotMappedError", "RemoteLayer", "WeightLayer", "WeightView", "lower", "weight_layer"]
+__all__ = [
+    "CrossbarLayer",
+    "DigitalLayer",
+    "MacroLayer",
+    "NotMappedError",
+    "RemoteLayer",
+    "WeightLayer",
+    "WeightView",
+    "lower",
+    "weight_layer",
+]
 
 
 @singledispatch

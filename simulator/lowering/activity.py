@@ -46,20 +46,21 @@ def layer_cost(layer: "CrossbarLayer", inputs: Tensor, outputs: Tensor) -> list[
     in_array = min(columns, design.weights_per_row)
     conversions = vectors * tiles * each * (columns * per_output + references)
     width = mapping.crosspoints * mapping.slices
-    cells_wide = min(columns, design.weights_per_row) * width + mapping.reference_columns * mapping.slices
+    cells_wide = columns * width + blocks * mapping.reference_columns * mapping.slices
     activity = CrossbarActivity(
         arrays=layer.placement.arrays,
         cells=present,
         vectors=operator.positions(outputs) * layer.groups_per_array,
         row_conversions=vectors * rows * blocks * reads,
         column_conversions=conversions,
-        columns_used=(in_array * per_output + (mapping.reference_columns if mapping.separate else 0)) * (1 if design.analog_weight_slices else slices),
+        columns_used=(in_array * per_output + (mapping.reference_columns if mapping.separate else 0))
+        * (1 if design.analog_weight_slices else slices),
         relative_siemens=siemens,
         macs=vectors * rows * columns,
         bytes_in=-(-vectors * rows * (design.dac.bits if design.dac else 32) // 8),
         bytes_out=-(-conversions * (design.adc.bits if design.adc else 32) // 8),
         reads=reads,
-        charges=float(operator(power, torch.ones_like(row_siemens)).double().sum()) * cells_wide * blocks,
+        row_charges=float(operator(power, torch.ones_like(row_siemens)).double().sum()) * cells_wide,
     )
     return crossbar_cost(design, layer.name, activity)
 

@@ -26,7 +26,7 @@ class Terms:
     constant
         One number an output, or None.
     mean
-        Weight that takes the mean of the inputs over the array's rows, or None.
+        Weight that takes the mean over the array's rows of inputs whose channels were added, (groups, 1, ...), or None.
     reference
         The reference columns whose current is subtracted before the ADC, for what their noise adds to all outputs alike; or None.
     """
@@ -45,7 +45,7 @@ class Terms:
         total = multiply(operator, inputs * inputs, self.square)
         if self.cross is None or self.constant is None or self.mean is None:
             return total
-        mean = multiply(operator, inputs, self.mean)
+        mean = operator(_channel_sums(operator, inputs), self.mean)
         if operator.groups > 1:
             axis = mean.dim() - operator.dimensions - 1
             mean = mean.repeat_interleave(self.weight.shape[0] // operator.groups, axis)
@@ -162,7 +162,12 @@ def build_arrays(
         # Arrays are one, too, where their noise does not look at their own mean.
         tiles = (_whole(mapped.codes),)
     lines = [
-        Line(s, part.sign * (1.0 if collapse else mapped.radix[s]), [part.terms(s, t, tile, operator) for t, tile in enumerate(tiles)], part.references)
+        Line(
+            s,
+            part.sign * (1.0 if collapse else mapped.radix[s]),
+            [part.terms(s, t, tile, operator) for t, tile in enumerate(tiles)],
+            part.references,
+        )
         for part in parts
         for s in range(1 if collapse else len(mapped.radix))
     ]
@@ -211,20 +216,20 @@ class _Part:
             None if self.square is None else cut(self.square[s], tile),
             None if self.cross is None else cut(self.cross[s], tile),
             None if self.constants is None else self.constants[t][s],
-            None if self.cross is None else cut(torch.ones_like(self.codes[s][: operator.groups]), tile) / tile.rows,
+            None if self.cross is None else cut(torch.ones_like(self.codes[s][: operator.groups]), tile)[:, :1] / tile.rows,
             None if self.common is None else self.common.terms(s, t, tile, operator),
         )
 
 
-def _parts(design: RRAMCrossbar, mapped: MappedWeights, wired: Wired, targets: Tensor, scale: Tensor, reference_of: Tensor | None) -> list[_Part]:
+def _parts(
+    design: RRAMCrossbar, mapped: MappedWeights, wired: Wired, targets: Tensor, scale: Tensor, reference_of: Tensor | None
+) -> list[_Part]:
     """Return the kinds of lines that a mapping has."""
     mapping, outputs = design.mapping, mapped.codes.shape[1]
     codes = wired.conductance * scale
 
     def noise(cells: slice, where: slice) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
-        square, cross = (
-            None if part is None else (part[:, cells, where] * scale**2).sum(1) for part in (wired.square, wired.cross)
-        )
+        square, cross = (None if part is None else (part[:, cells, where] * scale**2).sum(1) for part in (wired.square, wired.cross))
         flat = scale.flatten().reshape(-1, 1, 1) ** 2
         constants = None if wired.constants is None else [(one[:, cells, where] * flat).sum(1) for one in wired.constants]
         return square, cross, constants
@@ -247,6 +252,14 @@ def _parts(design: RRAMCrossbar, mapped: MappedWeights, wired: Wired, targets: T
     reference = column(1.0, 0, beyond, references=True)
     own_codes = mapped.codes + error[:, 0, own] - error[:, 0, beyond].index_select(1, reference_of)
     return [_Part(1.0, own_codes, *noise(everything, own), common=reference if reference.square is not None else None)]
+
+
+def _channel_sums(operator: LinearOperator, inputs: Tensor) -> Tensor:
+    """Return the sum over the channels of each group."""
+    if operator.dimensions == 0:
+        return inputs.sum(-1, keepdim=True)
+    axis = inputs.dim() - operator.dimensions - 1
+    return inputs.unflatten(axis, (operator.groups, -1)).sum(axis + 1)
 
 
 def _whole(codes: Tensor) -> RowTile:

@@ -57,7 +57,13 @@ class ConverterTables:
 
 
 def converter_tables(
-    design: RRAMCrossbar, operator: LinearOperator, tiles: tuple[RowTile, ...], outputs: int, groups_per_array: int, key: Key, device: torch.device
+    design: RRAMCrossbar,
+    operator: LinearOperator,
+    tiles: tuple[RowTile, ...],
+    outputs: int,
+    groups_per_array: int,
+    key: Key,
+    device: torch.device,
 ) -> ConverterTables | None:
     """Draw the converters of all arrays of a layer, or return None where all are uniform.
 

@@ -13,11 +13,12 @@ from devices.rram import IdealCell, MappedWeights, RRAMCrossbar
 from kernels.random import Key
 from simulator.calibration import ConverterRange
 from simulator.hardware import HardwareLayer, Mode, Placement
-from simulator.lowering.arrays import build_arrays, output_blocks
 from simulator.lowering.activity import layer_cost
+from simulator.lowering.arrays import build_arrays, output_blocks
 from simulator.lowering.converting import ConverterTables, converter_tables
 from simulator.lowering.ranging import CrossbarRanges
 from simulator.lowering.reading import Hear, Range, Reading
+from simulator.lowering.remapping import ColumnRemapping, remapping_of
 from simulator.lowering.treatment import CellTreatment, treatment_of
 from simulator.masters import WeightMark
 from simulator.operators import row_tiles
@@ -48,6 +49,8 @@ class CrossbarLayer(HardwareLayer):
         self.tiles = row_tiles(self.weight.shape[1], self.taps, design.rows)
         self.cells: ProgrammedCells | None = None
         self.treatment: CellTreatment | None = None
+        self.remapping: ColumnRemapping | None = None
+        self.order: Tensor | None = None  # which output lies at each place; None where every one lies at its own
         self.trial = 0
         self._age = Fraction(0)
         self.training_reads = 0
@@ -116,11 +119,17 @@ class CrossbarLayer(HardwareLayer):
     @torch.no_grad()
     def program(self, seed: int, trial: int) -> None:
         """Draw the conductances of every cell for this (seed, trial)."""
+        self.order = None if self.remapping is None else self.remapping.order(self, seed, trial)
         mapped = self._map()
         self.cells = self._draw(mapped, self.programming_key(seed, trial))
         self._programming_seed, self.trial, self._age, self.reads = seed, trial, Fraction(0), 0
         self._mark = WeightMark.of(self.weight)
         self._arrays = None
+
+    @property
+    def instance(self) -> tuple[int, int]:
+        """Seed and trial of the programmed instance, or of the one that the first read programs."""
+        return self._programming_seed, self.trial
 
     def programming_key(self, seed: int, trial: int) -> Key:
         """Return the stream that programming an instance draws from."""
@@ -134,9 +143,9 @@ class CrossbarLayer(HardwareLayer):
         self._arrays = None
 
     def _map(self) -> MappedWeights:
-        weight = self.weight.detach()
+        weight = self.weight.detach() if self.order is None else self.weight.detach()[self.order]
         mapped = self.design.mapping.map(weight, self.design.cell, self.references)
-        return mapped if self.treatment is None else self.treatment.map(mapped, weight)
+        return mapped if self.treatment is None else self.treatment.map(mapped, weight, self.order)
 
     def _draw(self, mapped: MappedWeights, key: Key) -> ProgrammedCells:
         targets = mapped.targets_siemens
@@ -150,7 +159,7 @@ class CrossbarLayer(HardwareLayer):
         if not bool(torch.isfinite(cells.conductance).all()):
             name = type(self.design.cell).__name__
             raise ValueError(f"`{name}.program` must return finite conductances, but got NaN or infinity in layer `{self.name}`")
-        return cells if self.treatment is None else self.treatment.program(mapped, cells, self.design.cell, key)
+        return cells if self.treatment is None else self.treatment.program(mapped, cells, self.design.cell, key, self.order)
 
     def _stand(self, cells: ProgrammedCells, seconds: float, key: Key) -> Tensor:
         """Return the conductances as they stand some time after programming: drifted, stuck ones at their place, at temperature."""
@@ -165,9 +174,7 @@ class CrossbarLayer(HardwareLayer):
 
     def _effective(self, mapped: MappedWeights, conductance: Tensor, seconds: float, key: Key) -> Reading:
         arrays = build_arrays(self.design, mapped, conductance, seconds, self.operator, self.tiles)
-        return Reading(
-            self.design, self.operator, arrays, self._converters(key), self.input_range, self.output_ranges, self.hear
-        )
+        return Reading(self.design, self.operator, arrays, self._converters(key), self.input_range, self.output_ranges, self.hear)
 
     def _converters(self, key: Key) -> ConverterTables | None:
         outputs, device = self.weight.shape[0], self.weight.device
@@ -191,20 +198,38 @@ class CrossbarLayer(HardwareLayer):
     @property
     @torch.no_grad()
     def conductance(self) -> Tensor:
-        """Conductances as the cells stand, siemens, shape (slices, 2, *weight.shape): drifted, faults included, at temperature."""
+        """Conductances as the cells stand, siemens, of the targets' shape: drifted, faults included, at temperature."""
         if self.cells is None:
             self.program(self._programming_seed, self.trial)
         assert self.cells is not None
-        return self._stand(self.cells, self.seconds, Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="drift"))
+        standing = self._stand(self.cells, self.seconds, self.standing_key(self._programming_seed, self.trial))
+        mapping = self.design.mapping
+        if mapping.cells_per_weight == mapping.crosspoints:
+            return standing
+        present = self._map().present
+        return standing if present is None else standing * present
+
+    def standing_key(self, seed: int, trial: int) -> Key:
+        """Return the stream of what happens to an instance after programming, its faults included."""
+        return Key.of(seed=seed, trial=trial, layer=self.name, purpose="drift")
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def adopt(self, conductance: Tensor, seed: int, trial: int) -> None:
         """Take conductances, of the shape of `conductance`, for those of cells just programmed; what drift needs is drawn as ever."""
+        reached = conductance
+        if self.design.stuck is not None:
+            faulty = self.design.stuck.apply(conductance, self.standing_key(seed, trial).fold("stuck"), self.design.cell)
+            scale = 1.0 if self.design.temperature is None else self.design.temperature.factor
+            if not torch.allclose(torch.where(faulty == conductance, conductance, faulty * scale), conductance, rtol=1e-5, atol=0.0):
+                raise ValueError(
+                    f"Layer `{self.name}`: the design must not draw stuck cells of its own where conductances are given, but does; "
+                    "compile onto design.replace(stuck=None)"
+                )
         self.program(seed, trial)
         assert self.cells is not None
         drawn = self.cells
-        reached = conductance.to(drawn.conductance)
+        reached = reached.to(drawn.conductance)
         if self.design.temperature is not None:
             reached = reached / self.design.temperature.factor
         self.cells = ProgrammedCells(reached.contiguous(), drawn.memory)
@@ -240,10 +265,19 @@ class CrossbarLayer(HardwareLayer):
             self.reads += 1
             key = Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="read", read=self.reads)
         if torch.is_grad_enabled() and (surrounded.requires_grad or self.weight.requires_grad):
-            read: Tensor = _Read.apply(surrounded, self.weight, self, reading, key)  # type: ignore[no-untyped-call]
-            return self._with_bias(read)
+            weight = self.weight if self.order is None else self.weight[self.order]
+            read: Tensor = _Read.apply(surrounded, weight, self, reading, key)  # type: ignore[no-untyped-call]
+            return self._with_bias(self._in_order(read))
         with torch.no_grad():
-            return reading(surrounded, key, bias=self.bias)[0]
+            if self.order is None:
+                return reading(surrounded, key, bias=self.bias)[0]
+            return self._with_bias(self._in_order(reading(surrounded, key)[0]))
+
+    def _in_order(self, outputs: Tensor) -> Tensor:
+        """Return outputs from their places in the order of the layer."""
+        if self.order is None:
+            return outputs
+        return outputs.index_select(outputs.dim() - 1 - self.operator.dimensions, self.order.argsort())
 
     def _along_outputs(self, values: Tensor) -> Tensor:
         return values if self.operator.dimensions == 0 else values.reshape(-1, *[1] * self.operator.dimensions)
@@ -314,6 +348,8 @@ class CrossbarLayer(HardwareLayer):
             "design": self.design.fingerprint(),
             "cells": None if self.cells is None else {"conductance": self.cells.conductance, "memory": dict(self.cells.memory)},
             "treatment": None if self.treatment is None else self.treatment.state(),
+            "remapping": None if self.remapping is None else self.remapping.state(),
+            "order": self.order,
             "current": self._masters_are_current(),
             "programming_seed": self._programming_seed,
             "trial": self.trial,
@@ -344,6 +380,8 @@ class CrossbarLayer(HardwareLayer):
             )
         self.cells = cells
         self.treatment = treatment_of(state["treatment"], self.weight.device)
+        self.remapping = remapping_of(state["remapping"], self.weight.device)
+        self.order = None if state["order"] is None else state["order"].to(self.weight.device)
         self._programming_seed, self.trial, self._age = state["programming_seed"], state["trial"], Fraction(state["age"])
         self.reads, self.training_reads = state["reads"], state["training_reads"]
         self.input_range, self.output_ranges = state["input_range"], state["output_ranges"]
@@ -365,6 +403,8 @@ class CrossbarLayer(HardwareLayer):
         if self.cells is not None:
             self.cells = ProgrammedCells(fn(self.cells.conductance), {name: fn(value) for name, value in self.cells.memory.items()})
         self.treatment = None if self.treatment is None else self.treatment.to(fn)
+        self.remapping = None if self.remapping is None else self.remapping.to(fn)
+        self.order = None if self.order is None else fn(self.order)
         self._arrays = None
         self._mark = WeightMark.of(self.weight) if current else None
         return self

@@ -9,8 +9,8 @@ from simulator.operators import LinearOperator
 
 WORTHWHILE: Final = 2**21
 """Multiply-accumulates from which oneDNN's product pays: below, the call takes longer."""
-BLOCK: Final = 2**18
-"""Inputs and outputs of a block together: 1 MB, so that what is done to them between two products stays in a core's cache."""
+BLOCK: Final = 2**19
+"""Inputs and outputs of a block together: 2 MB, so that what is done to them between two products stays near the core."""
 LEAST_VECTORS: Final = 256
 """Vectors of a block at least: with fewer, reading the weights costs more than the caches save."""
 
@@ -48,8 +48,8 @@ def vectors_at_once(inputs: int, outputs: int, positions: int) -> int:
     Examples
     --------
     >>> vectors_at_once(64 * 1024, 64 * 1024, 1024)
-    2
+    4
     >>> vectors_at_once(512, 512, 1)
-    256
+    512
     """
     return max(1, BLOCK // max(1, inputs + outputs), -(-LEAST_VECTORS // max(1, positions)))

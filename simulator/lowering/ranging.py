@@ -128,5 +128,7 @@ class CrossbarRanges:
                 )
         if self._negative:
             share = self._negative / self._inputs.observations
-            found.append(f"Layer `{layer}`: the DAC range policy's codes have no sign, and {share:.1%} of the inputs are negative: they clip")
+            found.append(
+                f"Layer `{layer}`: no range policy of a DAC without a sign serves the {share:.1%} of its inputs below zero: they clip"
+            )
         return found

@@ -319,9 +319,7 @@ class Reading:
             if self.hear is not None:
                 sizes = torch.where(steps > 0, steps, torch.ones_like(steps)).expand(-1, groups * columns)
                 self.hear(values / sizes.reshape(len(lines), groups, columns, 1).transpose(0, 1), low, high)
-        shift_add(
-            values, steps, factors, low, high, thresholds=thresholds, converter=converter, out=into, accumulate=accumulate
-        )
+        shift_add(values, steps, factors, low, high, thresholds=thresholds, converter=converter, out=into, accumulate=accumulate)
 
     def _full(self, values: Tensor, line: Line) -> Tensor:
         """Return the full scale of a line's conversions, one number or one a column."""

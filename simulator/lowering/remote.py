@@ -14,7 +14,7 @@ from devices.remote import RemoteChip
 from simulator.calibration import ConverterRange
 from simulator.hardware import HardwareLayer, Mode, Placement
 from simulator.link.addresses import LinkError
-from simulator.link.client import connect
+from simulator.link.client import connect, forget
 from simulator.link.messages import Array
 from simulator.link.trees import join, split
 from simulator.masters import WeightMark
@@ -68,7 +68,7 @@ class RemoteLayer(HardwareLayer):
         """Take a handle of its own at the chip: a copy of a layer is another layer there."""
         self._handle = connect(self.design).new_handle(self.name)
         self._opened = False
-        weakref.finalize(self, _close, self.design, self._handle)
+        weakref.finalize(self, forget, self.design, self._handle)
 
     def _ask(self, kind: str, body: dict[str, Any] | None = None, **tensors: Tensor) -> tuple[dict[str, Any], dict[str, Array]]:
         arrays = {name: tensor.detach().to("cpu", torch.float32).contiguous().numpy() for name, tensor in tensors.items()}
@@ -280,6 +280,3 @@ class _Read(torch.autograd.Function):
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         return *ctx.layer.operator.gradients(upstream[0].contiguous(), surrounded, weight, needs), None, None
 
-
-def _close(design: RemoteChip, handle: str) -> None:
-    connect(design).close_later(handle)

@@ -17,12 +17,14 @@ from kernels.random import Key
 class CellTreatment(ABC):
     """What a layer's cells go through after they were programmed; it belongs to the layer, and every instance goes through it."""
 
-    def map(self, mapped: MappedWeights, weight: Tensor) -> MappedWeights:
-        """Return the targets of a weight; by default those of the design's mapping."""
+    def map(self, mapped: MappedWeights, weight: Tensor, order: Tensor | None) -> MappedWeights:
+        """Return the targets of a weight; by default those of the design's mapping. `order` says which output lies at each place."""
         return mapped
 
     @abstractmethod
-    def program(self, mapped: MappedWeights, cells: ProgrammedCells, cell: ResistiveCell, key: Key) -> ProgrammedCells:
+    def program(
+        self, mapped: MappedWeights, cells: ProgrammedCells, cell: ResistiveCell, key: Key, order: Tensor | None
+    ) -> ProgrammedCells:
         """Return the cells as they are afterwards; `cells` is what programming left, `key` names this programming."""
 
     @abstractmethod
@@ -53,12 +55,18 @@ class VerifiedCells(CellTreatment):
         """Return what the loop makes of all cells of the layer, selected or not; a cell's course does not depend on the others."""
         return self.verification.apply(mapped.targets_siemens, cells.conductance, cell, key.fold("write-verify"))
 
-    def program(self, mapped: MappedWeights, cells: ProgrammedCells, cell: ResistiveCell, key: Key) -> ProgrammedCells:
-        """Return the cells with those of selected weights verified."""
+    def program(
+        self, mapped: MappedWeights, cells: ProgrammedCells, cell: ResistiveCell, key: Key, order: Tensor | None
+    ) -> ProgrammedCells:
+        """Return the cells with those of selected weights verified; reference columns are not."""
         if not bool(self.selected.any()):
             return cells
         verified = self.verify(mapped, cells, cell, key)
-        return ProgrammedCells(torch.where(self.selected, verified.values, cells.conductance), cells.memory)
+        chosen = self.selected if order is None else self.selected[order]
+        references = cells.conductance.shape[2] - len(chosen)
+        if references:
+            chosen = torch.cat((chosen, chosen.new_zeros(references, *chosen.shape[1:])))
+        return ProgrammedCells(torch.where(chosen, verified.values, cells.conductance), cells.memory)
 
     def to(self, change: Callable[[Tensor], Tensor]) -> "VerifiedCells":
         """Return the same with the selection moved."""
@@ -86,7 +94,7 @@ class FormedCells(CellTreatment):
         """Plus minus minus, siemens, of the weight's shape: what the weight is proportional to."""
         return self.conductance[0, 0] - self.conductance[0, 1]
 
-    def map(self, mapped: MappedWeights, weight: Tensor) -> MappedWeights:
+    def map(self, mapped: MappedWeights, weight: Tensor, order: Tensor | None) -> MappedWeights:
         """Return the pairs as the targets, and the factor of each output that the weight asks for.
 
         Raises
@@ -94,6 +102,10 @@ class FormedCells(CellTreatment):
         ValueError
             If the weight is not proportional to the pairs: cells like these cannot be tuned to it.
         """
+        if order is not None:
+            raise ValueError(
+                "Cells that were formed at random lie where they lie, but outputs were to change places; leave out the remapping"
+            )
         difference = self.difference
         largest = difference.abs().amax()
         largest = torch.where(largest > 0, largest, torch.ones_like(largest))
@@ -114,12 +126,14 @@ class FormedCells(CellTreatment):
             targets_siemens=self.conductance,
             radix=(1.0,),
             unit=unit.reshape(shape),
-            codes_per_siemens=1.0 / float(largest),
+            codes_per_siemens=(1.0 / largest).reshape(1),
         )
 
-    def program(self, mapped: MappedWeights, cells: ProgrammedCells, cell: ResistiveCell, key: Key) -> ProgrammedCells:
+    def program(
+        self, mapped: MappedWeights, cells: ProgrammedCells, cell: ResistiveCell, key: Key, order: Tensor | None
+    ) -> ProgrammedCells:
         """Return the cells as they were formed: there is one such array, whatever the seed and the trial."""
-        return ProgrammedCells(self.conductance, {name: value for name, value in cells.memory.items()})
+        return ProgrammedCells(self.conductance, cells.memory)
 
     def to(self, change: Callable[[Tensor], Tensor]) -> "FormedCells":
         """Return the same with its conductances moved."""

@@ -55,7 +55,7 @@ def through_wires(
     """
     wires = design.wires
     assert wires is not None
-    slices, crosspoints, _, inputs = conductance.shape[:4]
+    slices, crosspoints = conductance.shape[:2]
     groups, shape = operator.groups, conductance.shape
     spread = conductance.reshape(*shape[:4], -1)
     scatter = None if sigma is None else sigma.reshape(spread.shape)

@@ -16,6 +16,8 @@ from simulator.search.trials import Trial
 from simulator.statistics import mean_interval
 
 CONFIDENCE = 0.95
+OWN_COLUMNS = ("trial", "chips", "state", "feasible", "front", "sure", "elapsed_s", "failure")
+"""Columns that every frame has: no parameter and no value may be called so."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Sweep:
         """A row per design.
 
         ``trial``, its parameters, each value with ``_low`` and ``_high`` of its 95 % t-interval over chips where it has one per chip,
-        ``chips``, ``state`` ("complete", "dropped" after few chips, or "failed"), ``feasible``, ``front``, ``seconds`` and ``error``.
+        ``chips``, ``state`` ("complete", "dropped" after few chips, or "failed"), ``feasible``, ``front``, ``elapsed_s`` of its
+        evaluations and ``failure``.
         """
         rows = [self._row(trial) for trial in self.trials]
         values = list(dict.fromkeys(name for trial in self.trials for name in trial.values or ()))
@@ -63,7 +66,7 @@ class Sweep:
         columns = ["trial", *self.space.parameters]
         for name in dict.fromkeys([*self.goals.names, *values]):
             columns += [name, f"{name}_low", f"{name}_high"] if name in noisy else [name]
-        frame = pd.DataFrame(rows, columns=[*columns, "chips", "state", "feasible", "seconds", "error"])
+        frame = pd.DataFrame(rows, columns=[*columns, "chips", "state", "feasible", "elapsed_s", "failure"])
         frame.insert(len(columns) + 3, "front", self._on_front(frame))
         return frame
 
@@ -134,7 +137,7 @@ class Sweep:
         means = trial.means()
         state = "failed" if trial.error else "dropped" if trial.dropped else "complete"
         feasible = means is not None and self.goals.feasible(means)
-        return row | {"chips": trial.chips, "state": state, "feasible": feasible, "seconds": trial.seconds, "error": trial.error}
+        return row | {"chips": trial.chips, "state": state, "feasible": feasible, "elapsed_s": trial.seconds, "failure": trial.error}
 
     def _on_front(self, frame: pd.DataFrame) -> list[bool]:
         eligible = (frame["feasible"].astype(bool) & (frame["state"] == "complete")).to_numpy()

@@ -29,13 +29,22 @@ def non_dominated(costs: Costs) -> npt.NDArray[np.bool_]:
     """
     found = np.zeros(len(costs), dtype=bool)
     order = np.lexsort(costs.T[::-1])
-    front = np.empty((0, costs.shape[1]))
+    if costs.shape[1] == 2 and len(costs):
+        first, second = costs[order].T
+        best = np.minimum.accumulate(second)
+        # In this order a design is beaten by one before it alone: by a smaller second cost, or an equal one at a smaller first.
+        before = np.concatenate([[np.inf], best[:-1]])
+        leader = np.maximum.accumulate(np.where(second < before, np.arange(len(order)), 0))
+        found[order] = (second < before) | ((second == best) & (first == first[leader]))
+        return found
+    front, kept = np.empty_like(costs), 0
     for index in order:
         point = costs[index]
-        beaten = (front <= point).all(axis=1) & (front < point).any(axis=1)
+        beaten = (front[:kept] <= point).all(axis=1) & (front[:kept] < point).any(axis=1)
         if not beaten.any():
             found[index] = True
-            front = np.vstack([front, point])
+            front[kept] = point
+            kept += 1
     return found
 
 

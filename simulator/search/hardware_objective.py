@@ -10,8 +10,9 @@ from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
 from simulator.compiler import compile as compile_chip
 from simulator.costing import totals
-from simulator.evaluation import MetricLike, measure_trials, resolve_metrics
+from simulator.evaluation import measure_trials
 from simulator.fingerprints import digest, digest_batches
+from simulator.measuring import MetricLike, resolve_metrics
 from simulator.preparing import first_sample
 from simulator.search.identity import identify
 from simulator.search.objective import Context

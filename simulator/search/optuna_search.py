@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers._ga import BaseGASampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from kernels.random import Key
@@ -33,25 +34,60 @@ class OptunaSearch(Searching):
     def __init__(self, sampler: str, options: dict[str, Any], batch: int, space: Space, goals: Goals, seed: int) -> None:
         self._sampler, self._options, self._batch = getattr(optuna.samplers, sampler), options, batch
         self._space, self._goals, self._seed = space, goals, seed
-        self._told: list[FrozenTrial] = []
+        with _quiet():
+            self._study = optuna.create_study(directions=["minimize"] * len(goals.directions), sampler=self._seeded(0))
+        self._running: list[optuna.Trial] = []
+        self._settled = 0
 
     def ask(self, batch: int) -> list[Proposal]:
         """Return the next batch."""
         found = []
         with _quiet():
-            # A study of its own for each batch: what a sampler caches in one while it asks would be missing in a resumed search.
-            study = optuna.create_study(directions=["minimize"] * len(self._goals.directions), sampler=self._seeded(batch))
-            study.add_trials(self._told)
+            self._study.sampler = self._seeded(batch)
+            self._settle_parents()
             for _ in range(self._batch):
-                trial = study.ask()
+                trial = self._study.ask()
                 configuration = self._space.build(lambda name, kind, trial=trial: _suggest(trial, name, kind))  # type: ignore[misc]
-                frozen = study._storage.get_trial(trial._trial_id)
+                frozen = self._study._storage.get_trial(trial._trial_id)
                 found.append(Proposal(configuration, {"system": _plain(frozen.system_attrs)}))
+                self._running.append(trial)
         return found
 
     def tell(self, batch: int, told: Sequence[Told]) -> None:
-        """Take in a batch."""
-        self._told += [self._finished(one) for one in told]
+        """Take in a batch: into the trials that were asked here, or as trials of an earlier run."""
+        with _quiet():
+            for place, one in enumerate(told):
+                if self._running:
+                    self._tell_running(self._running[place], one)
+                else:
+                    self._study.add_trial(self._finished(one))
+        self._running = []
+
+    def _settle_parents(self) -> None:
+        """Let a genetic sampler choose the parents of each generation now, one after the other.
+
+        It keeps them in another order than it first returns them in; when it is first asked would then decide what it proposes, and
+        a resumed search asks later.
+        """
+        sampler = self._study.sampler
+        if not isinstance(sampler, BaseGASampler):
+            return
+        generations = [
+            trial.system_attrs.get(sampler._get_generation_key(), -1)
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        ]
+        last = max(generations, default=-1)
+        current = last + (generations.count(last) >= sampler.population_size)
+        for generation in range(self._settled + 1, current + 1):
+            sampler.get_parent_population(self._study, generation)
+        self._settled = max(self._settled, current)
+
+    def _tell_running(self, trial: optuna.Trial, one: Told) -> None:
+        if one.values is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        trial.set_user_attr(VIOLATIONS, list(self._goals.violations(one.values)))
+        self._study.tell(trial, list(self._goals.costs(one.values)))
 
     def _finished(self, one: Told) -> FrozenTrial:
         distributions = {name: _distribution(self._space.parameters[name]) for name in one.proposal.configuration}
@@ -71,6 +107,10 @@ class OptunaSearch(Searching):
         key = Key.of(seed=self._seed, trial=batch, purpose="sweep batch")
         constraints = (lambda trial: trial.user_attrs[VIOLATIONS]) if self._goals.limits else None
         with _quiet():
+            mutation = getattr(optuna.samplers.nsgaii, "PolynomialMutation", None)
+            if issubclass(self._sampler, BaseGASampler) and mutation is not None:
+                # Steps to neighbors; without it a mutated value is drawn anew, and fronts of numbers are approached slowly.
+                return self._sampler(seed=key.word0, constraints_func=constraints, mutation=mutation(), **self._options)
             return self._sampler(seed=key.word0, constraints_func=constraints, **self._options)
 
 

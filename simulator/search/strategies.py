@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 from typing import Any
 
-from kernels.random import Key, uniform
+import numpy as np
+
 from simulator.search.objective import Goals
 from simulator.search.space import Configuration, Space
 
@@ -108,10 +110,9 @@ class Random(Strategy):
 
     def proposals(self, space: Space, seed: int) -> Iterator[Configuration]:
         """Return draws without end; draw i depends on the seed and i only."""
-        trial = 0
-        while True:
-            yield space.at(uniform(Key.of(seed=seed, trial=trial, purpose="sweep"), len(space.parameters)).double().numpy())
-            trial += 1
+        for trial in count():
+            stream = np.random.Generator(np.random.Philox(key=seed, counter=trial << 64))  # counter-based, as all of inloop's
+            yield space.at(stream.random(len(space.parameters)))
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,6 @@ class QuasiRandom(Strategy):
 
     def proposals(self, space: Space, seed: int) -> Iterator[Configuration]:
         """Return the sequence, 2**30 points of it."""
-        import numpy as np
         from scipy.stats import qmc
 
         sequence = qmc.Sobol(len(space.parameters), scramble=True, rng=np.random.default_rng(seed), bits=30)

@@ -111,8 +111,8 @@ class Synapses(Step):
     ----------
     rate
         Spikes an input and time step, measured at calibration; NaN before. Events or a dense product are chosen by it.
-    scale
-        Factor of the weights, by which sums stand for averages on integer cores.
+    extra
+        What calibration adds to the bias, (outputs,); None for nothing.
     """
 
     rate: Tensor
@@ -125,6 +125,7 @@ class Synapses(Step):
         self.operator = held.operator
         self.weight = held.weight
         self.bias = held.bias
+        self.extra: Tensor | None = None
         self.register_buffer("rate", torch.tensor(math.nan))
         self._laid_out: dict[Any, Any] = {}
 
@@ -147,6 +148,11 @@ class Synapses(Step):
         """Drop weights that were laid out for spikes; the masters or thresholds changed."""
         self._laid_out = {}
 
+    def total_bias(self) -> Tensor | None:
+        """Return the bias with what calibration adds to it, float32 of shape (outputs,)."""
+        bias = None if self.bias is None else self.bias.detach()
+        return bias if self.extra is None else self.extra if bias is None else bias + self.extra
+
     def scaled(self, worth: Tensor) -> Tensor:
         """Return the weight times the value of one spike of each input."""
         weight = self.weight.detach()
@@ -155,7 +161,9 @@ class Synapses(Step):
         if self.operator.dimensions == 0:
             return weight * worth.reshape(-1)
         if any(size != 1 for size in worth.shape[1:]):
-            raise ValueError(f"Layer `{self.name}`: spikes of one channel must be worth the same everywhere, but are not; use one threshold")
+            raise ValueError(
+                f"Layer `{self.name}`: spikes of one channel must be worth the same everywhere, but are not; use one threshold"
+            )
         groups = self.operator.groups
         each = worth.reshape(groups, 1, -1, *[1] * self.operator.dimensions).expand(groups, weight.shape[0] // groups, -1, 1, 1)
         return weight * each.reshape(weight.shape[0], -1, *[1] * self.operator.dimensions)
@@ -164,13 +172,12 @@ class Synapses(Step):
         """Return the current of each time step."""
         (signal,) = inputs
         if signal.current is not None:
-            return Signal(merged(self.reference, signal.current))
+            return Signal(merged(lambda flat: self.dense(flat, self.weight.detach(), self.total_bias()), signal.current))
         total: Tensor | None = None
         for index, part in enumerate(signal.parts):
-            bias = self.bias if index == 0 else None
             if index not in self._laid_out:
                 self._laid_out[index] = self.scaled(part.worth)
-            found = self.apply_spikes(part.counts, self._laid_out[index], None if bias is None else bias.detach(), index)
+            found = self.apply_spikes(part.counts, self._laid_out[index], self.total_bias() if index == 0 else None, index)
             total = found if total is None else total + found
         return Signal(total)
 
@@ -300,7 +307,9 @@ class Pool(Step):
 
     def _worth(self, worth: Tensor) -> Tensor:
         if any(size != 1 for size in worth.shape[1:]):
-            raise ValueError(f"Layer `{self.name}`: spikes of one channel must be worth the same everywhere, but are not; use one threshold")
+            raise ValueError(
+                f"Layer `{self.name}`: spikes of one channel must be worth the same everywhere, but are not; use one threshold"
+            )
         return worth / self.places
 
 

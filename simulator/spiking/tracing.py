@@ -236,7 +236,9 @@ class _Reader:
         elif isinstance(module, nn.AvgPool1d | nn.AvgPool2d):
             padded = any(_pair(module.padding, 2))
             if module.ceil_mode or (padded and not module.count_include_pad) or getattr(module, "divisor_override", None):
-                raise self.refuse(node, "average pooling with ceil_mode, count_include_pad=False or divisor_override is not a sum of spikes")
+                raise self.refuse(
+                    node, "average pooling with ceil_mode, count_include_pad=False or divisor_override is not a sum of spikes"
+                )
             self.pool(node, 2 if isinstance(module, nn.AvgPool2d) else 1, module.kernel_size, module.stride, module.padding)
         elif isinstance(module, nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d):
             self.adaptive(node, 2 if isinstance(module, nn.AdaptiveAvgPool2d) else 1, module.output_size)
@@ -255,7 +257,9 @@ class _Reader:
     def synapses(self, node: fx.Node, module: nn.Module) -> None:
         source = self.source(node.args[0])
         if self.kinds[source] == "current":
-            raise self.refuse(node, f"it follows `{source}` without a ReLU between them, and only spikes cross synapses; merge the two layers")
+            raise self.refuse(
+                node, f"it follows `{source}` without a ReLU between them, and only spikes cross synapses; merge the two layers"
+            )
         if id(module) in self.made:
             raise self.refuse(node, f"it is called twice (as `{self.made[id(module)]}` before); give each call a layer of its own")
         self.made[id(module)] = self.name(node)

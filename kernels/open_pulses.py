@@ -1,0 +1,301 @@
+"""Density matrices under sampled drives and relaxation: the propagator of a few samples, then the exact channel of each part.
+
+A step is half a channel, the propagator, half a channel (Strang); what the steps of one sample leave out is of the order of rate times
+time times the square of the angle that a sample turns, 1e-7 in trace distance for transmons.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Complex128
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels.pulse_steps import ORDER, Sparse, _jit, apply_adjoint, apply_exponential, fill_entries, mix_drives
+from kernels.pulses import DrivenSystem, pulse_series
+
+
+@_jit
+def apply_channels(density: Any, factors: Any, levels: int) -> None:
+    """Relax every part of a density matrix in place: ``new[m, n] = sum_k factors[q, k, m, n] old[m + k, n + k]``."""
+    states = density.shape[0]
+    stride = 1
+    for q in range(factors.shape[0]):
+        for i in range(states):
+            m = i // stride % levels
+            for j in range(states):
+                n = j // stride % levels
+                value = factors[q, 0, m, n] * density[i, j]
+                for k in range(1, levels - max(m, n)):
+                    value += factors[q, k, m, n] * density[i + k * stride, j + k * stride]
+                density[i, j] = value
+        stride *= levels
+
+
+@_jit
+def apply_channels_adjoint(cotangent: Any, factors: Any, levels: int) -> None:
+    """Pull a cotangent back through `apply_channels` in place."""
+    states = cotangent.shape[0]
+    stride = 1
+    for _ in range(factors.shape[0] - 1):
+        stride *= levels
+    for q in range(factors.shape[0] - 1, -1, -1):
+        for i in range(states - 1, -1, -1):
+            m = i // stride % levels
+            for j in range(states - 1, -1, -1):
+                n = j // stride % levels
+                value = factors[q, 0, m, n] * cotangent[i, j]
+                for k in range(1, min(m, n) + 1):
+                    value += factors[q, k, m - k, n - k] * cotangent[i - k * stride, j - k * stride]
+                cotangent[i, j] = value
+        stride //= levels
+
+
+@_jit
+def build_propagator(
+    sparse: Sparse,
+    played: Any,
+    carriers: Any,
+    mixing: Any,
+    series: Any,
+    repeats: int,
+    terms: Any,
+    columns_re: Any,
+    columns_im: Any,
+    propagator: Any,
+    keep: bool,
+) -> None:
+    """Write the propagator of some samples; with `keep` its series' terms stay in ``terms[exponential, column]``."""
+    scale = 1.0 / repeats
+    states = propagator.shape[0]
+    drives = np.empty(mixing.shape[0], np.complex128)
+    pair_values = np.empty(sparse.static.shape[0], np.complex128)
+    entries_re = np.empty(sparse.columns.shape[0])
+    entries_im = np.empty(sparse.columns.shape[0])
+    for c in range(states):
+        for i in range(states):
+            columns_re[c, i] = 1.0 if i == c else 0.0
+            columns_im[c, i] = 0.0
+    position = 0
+    for n in range(played.shape[0]):
+        for half in range(2):
+            mix_drives(played[n], carriers[n, half], mixing, drives)
+            fill_entries(sparse, drives, scale, pair_values, entries_re, entries_im)
+            for _ in range(repeats):
+                for c in range(states):
+                    place = terms[position if keep else 0, c if keep else 0]
+                    apply_exponential(sparse, series, scale, entries_re, entries_im, place[0], place[1], columns_re[c], columns_im[c])
+                position += 1
+    for c in range(states):
+        for i in range(states):
+            propagator[i, c] = complex(columns_re[c, i], columns_im[c, i])
+
+
+@_jit
+def evolve_matrices(
+    sparse: Sparse,
+    samples: Any,
+    carriers: Any,
+    mixing: Any,
+    series: Any,
+    repeats: int,
+    stride: int,
+    factors: Any,
+    levels: int,
+    densities: Any,
+    kept: Any,
+    keep: bool,
+) -> None:
+    """Evolve density matrices in place; with `keep` the matrix before each step's propagator stays in ``kept[b, step]``."""
+    states = densities.shape[1]
+    columns_re, columns_im = np.empty((states, states)), np.empty((states, states))
+    propagator, moved = np.empty((states, states), np.complex128), np.empty((states, states), np.complex128)
+    terms = np.empty((1, 1, 2, ORDER + 1, states))
+    count = samples.shape[1]
+    for b in range(densities.shape[0]):
+        played = samples[b if samples.shape[0] > 1 else 0]
+        density = densities[b]
+        for step in range((count + stride - 1) // stride):
+            first, last = step * stride, min(count, (step + 1) * stride)
+            which = 1 if last - first < stride else 0
+            apply_channels(density, factors[which], levels)
+            if keep:
+                kept[b, step] = density
+            build_propagator(
+                sparse, played[first:last], carriers[first:last], mixing, series, repeats, terms, columns_re, columns_im, propagator, False
+            )
+            np.dot(propagator, density, moved)
+            np.dot(moved, np.conj(propagator.T), density)
+            apply_channels(density, factors[which], levels)
+
+
+@_jit
+def pull_back_matrices(
+    sparse: Sparse,
+    samples: Any,
+    carriers: Any,
+    mixing: Any,
+    series: Any,
+    repeats: int,
+    stride: int,
+    factors: Any,
+    levels: int,
+    kept: Any,
+    cotangents: Any,
+    gradient: Any,
+) -> None:
+    """Pull Hermitian cotangents of the evolved matrices back in place, and add those of the samples to `gradient`."""
+    scale = 1.0 / repeats
+    states = cotangents.shape[1]
+    operators, channels = mixing.shape
+    columns_re, columns_im = np.empty((states, states)), np.empty((states, states))
+    propagator, moved = np.empty((states, states), np.complex128), np.empty((states, states), np.complex128)
+    terms = np.empty((2 * repeats * stride, states, 2, ORDER + 1, states))
+    drives = np.empty(operators, np.complex128)
+    by_drive = np.empty(operators, np.complex128)
+    pair_values = np.empty(sparse.static.shape[0], np.complex128)
+    entries_re, entries_im = np.empty(sparse.columns.shape[0]), np.empty(sparse.columns.shape[0])
+    back_re, back_im = np.empty((ORDER, states)), np.empty((ORDER, states))
+    count = samples.shape[1]
+    for b in range(cotangents.shape[0]):
+        chosen = b if samples.shape[0] > 1 else 0
+        played = samples[chosen]
+        cotangent = cotangents[b]
+        for step in range((count + stride - 1) // stride - 1, -1, -1):
+            first, last = step * stride, min(count, (step + 1) * stride)
+            which = 1 if last - first < stride else 0
+            apply_channels_adjoint(cotangent, factors[which], levels)
+            build_propagator(
+                sparse, played[first:last], carriers[first:last], mixing, series, repeats, terms, columns_re, columns_im, propagator, True
+            )
+            # L(U rho U^dagger): the cotangent of U is 2 Lambda U rho, that of rho is U^dagger Lambda U.
+            np.dot(cotangent, propagator, moved)
+            adjoint = np.dot(moved, kept[b, step])
+            for c in range(states):
+                for i in range(states):
+                    columns_re[c, i] = 2.0 * adjoint[i, c].real
+                    columns_im[c, i] = 2.0 * adjoint[i, c].imag
+            np.dot(np.conj(propagator.T), moved, cotangent)
+            apply_channels_adjoint(cotangent, factors[which], levels)
+            position = 2 * repeats * (last - first)
+            for n in range(last - 1, first - 1, -1):
+                for half in range(1, -1, -1):
+                    mix_drives(played[n], carriers[n, half], mixing, drives)
+                    fill_entries(sparse, drives, scale, pair_values, entries_re, entries_im)
+                    for q in range(operators):
+                        by_drive[q] = 0.0
+                    for _ in range(repeats):
+                        position -= 1
+                        for c in range(states):
+                            place = terms[position, c]
+                            apply_adjoint(
+                                sparse, series, scale, entries_re, entries_im, place[0], place[1], back_re, back_im, columns_re[c],
+                                columns_im[c], by_drive,
+                            )  # fmt: skip
+                    for c in range(channels):
+                        total = 0.0j
+                        for q in range(operators):
+                            total += mixing[q, c].conjugate() * by_drive[q]
+                        gradient[chosen, n, c] += carriers[n, half, c].conjugate() * total
+
+
+def evolve_open(
+    system: DrivenSystem,
+    samples: Complex128[Tensor, "pulses samples channels"],
+    carriers: npt.NDArray[np.complex128],
+    mixing: npt.NDArray[np.complex128],
+    densities: Complex128[Tensor, "batch states states"],
+    factors: npt.NDArray[np.float64],
+    *,
+    stride: int = 1,
+) -> Complex128[Tensor, "batch states states"]:
+    """Evolve density matrices under sampled drives and the relaxation of each part; differentiable with respect to samples and states.
+
+    Parameters
+    ----------
+    system, samples, carriers, mixing
+        As `kernels.pulses.evolve` takes them.
+    densities
+        Hermitian matrices.
+    factors
+        For half a step of `stride` samples, and for half a step of the samples that are left over: the channel of each part,
+        ``new[m, n] = sum_k factors[., q, k, m, n] old[m + k, n + k]``, of shape ``(2, parts, levels, levels, levels)``. Part 0 is the
+        lowest digit of a state's number.
+    stride
+        Samples of a step, at least 1.
+
+    Returns
+    -------
+    Tensor
+        The matrices after the last sample, in the frame of the Hamiltonian.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes do not fit, or a tensor is not on the CPU.
+
+    Examples
+    --------
+    A two-level system that nothing drives loses half its excitation:
+
+    >>> from kernels.pulses import carrier_averages, driven_system
+    >>> lowering = torch.tensor([[[0, 1], [0, 0]]], dtype=torch.complex128)
+    >>> system = driven_system(torch.zeros(2, 2, dtype=torch.complex128), lowering, 1e-9)
+    >>> half = np.zeros((2, 1, 2, 2, 2))
+    >>> half[:, 0, 0] = [[1, 0.5**0.25], [0.5**0.25, 0.5**0.5]]
+    >>> half[:, 0, 1, 0, 0] = 1 - 0.5**0.5
+    >>> excited = torch.tensor([[[0, 0], [0, 1]]], dtype=torch.complex128)
+    >>> idle = torch.zeros(1, 1, 1, dtype=torch.complex128)
+    >>> end = evolve_open(system, idle, carrier_averages(np.zeros((1, 1)), 1e-9), np.ones((1, 1), complex), excited, half)
+    >>> round(end[0, 1, 1].real.item(), 12)
+    0.5
+    """
+    levels = factors.shape[-1]
+    fits = densities.dim() == 3 and tuple(densities.shape[1:]) == (system.dimension,) * 2 and densities.dtype == torch.complex128
+    if not fits or factors.ndim != 5 or levels ** factors.shape[1] != system.dimension:
+        raise ValueError(
+            f"Arguments `densities` and `factors` must be complex128 matrices of {system.dimension} states and channels of parts with that "
+            f"many states together, but got shapes {tuple(densities.shape)} and {factors.shape}; do take both of one system."
+        )
+    if samples.dim() != 3 or samples.shape[0] not in (1, densities.shape[0]) or samples.shape[1] != len(carriers):
+        raise ValueError(f"Argument `samples` must have shape (1 or {len(densities)}, {len(carriers)}, channels), but got {samples.shape}.")
+    if densities.device.type != "cpu" or samples.device.type != "cpu":
+        raise ValueError(f"Argument `densities` must be on the CPU, but is on {densities.device}; do move it there by `.cpu()`.")
+    series, repeats = pulse_series(system, samples, mixing)
+    settings = (system, carriers, mixing, series, repeats, stride, np.ascontiguousarray(factors, np.float64))
+    result: Tensor = _EvolveOpen.apply(samples, densities, settings)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _EvolveOpen(torch.autograd.Function):
+    """Evolution whose backward pass is the discrete adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, samples: Tensor, densities: Tensor, settings: Any) -> Tensor:
+        system, carriers, mixing, series, repeats, stride, factors = settings
+        out = np.array(densities.detach().resolve_conj().numpy(), order="C")
+        played = np.ascontiguousarray(samples.detach().resolve_conj().numpy())
+        keep = any(ctx.needs_input_grad)
+        steps = -(-len(carriers) // stride)
+        kept = np.empty((len(out) if keep else 1, steps if keep else 1, system.dimension, system.dimension), np.complex128)
+        evolve_matrices(system.sparse, played, carriers, mixing, series, repeats, stride, factors, factors.shape[-1], out, kept, keep)
+        ctx.settings, ctx.kept = settings, kept
+        ctx.save_for_backward(samples)
+        return torch.from_numpy(out)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        (samples,) = ctx.saved_tensors
+        system, carriers, mixing, series, repeats, stride, factors = ctx.settings
+        given = upstream[0].resolve_conj().numpy()
+        # Density matrices are Hermitian: only that part of a cotangent tells them apart.
+        cotangents = np.ascontiguousarray(0.5 * (given + given.conj().swapaxes(1, 2)))
+        played = np.ascontiguousarray(samples.detach().resolve_conj().numpy())
+        gradient = np.zeros_like(played)
+        pull_back_matrices(
+            system.sparse, played, carriers, mixing, series, repeats, stride, factors, factors.shape[-1], ctx.kept, cotangents, gradient
+        )
+        return torch.from_numpy(gradient), torch.from_numpy(cotangents), None

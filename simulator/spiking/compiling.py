@@ -1,0 +1,159 @@
+"""From a model to a chip of spiking cores."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from devices.base import SpikingCore
+from devices.spiking import NeuromorphicChip
+from simulator.batches import Batch
+from simulator.capture import Capture, capture
+from simulator.chip import Chip
+from simulator.coverage import CoverageRow
+from simulator.folding import FoldingReport, fold_batch_norm
+from simulator.spiking.coding import CODINGS, Coding
+from simulator.spiking.cores import place_on_cores
+from simulator.spiking.network import SpikingNetwork, check_neurons, every_kind, neuron_of
+from simulator.spiking.neurons import reset_states
+from simulator.spiking.recipes import Recipe, recipe_of
+from simulator.spiking.steps import Synapses
+from simulator.spiking.tracing import INPUT, Shape, Traced, trace
+
+NAME = "spiking"
+"""What the network is called among the layers of its chip."""
+
+
+def compile_spiking(
+    model: nn.Module,
+    core: SpikingCore,
+    examples: Batch | None,
+    calibration: Any,
+    *,
+    timesteps: int | None,
+    method: str | Recipe,
+    coding: Coding,
+    seed: int,
+) -> Chip:
+    """Convert a whole model and put it on spiking cores; see `simulator.compile`.
+
+    Parameters
+    ----------
+    model
+        The compiler's own copy, in eval mode.
+    core
+        The chip's design.
+    examples
+        One call's arguments.
+    calibration
+        What the caller passed; None where there are no calibration data.
+    timesteps, method, coding, seed
+        As for `simulator.compile`.
+
+    Raises
+    ------
+    ValueError
+        If the model cannot be converted, or does not fit on the cores; the line names the layer and the reason.
+    """
+    if coding not in CODINGS:
+        raise ValueError(f"Argument `coding` must be one of {', '.join(CODINGS)}, but got {coding!r}; name one of them")
+    sample = _sample(examples)
+    steps = _timesteps(timesteps, sample, coding)
+    recipe = recipe_of(method)
+    one_step = sample[:, 0].float() if coding == "events" else sample
+    before = _first_call(model, one_step)
+    folding = fold_batch_norm(model, before.dimensions, before)
+    maximum = isinstance(core, NeuromorphicChip) and core.max_pooling
+    traced = trace(
+        model, neuron_of(core), shapes=lambda module: _shapes(module, one_step), max_pooling=maximum, unfolded=dict(folding.kept)
+    )
+    kinds = every_kind(traced)
+    check_neurons(core, traced)
+    network = SpikingNetwork(NAME, seed, core, traced, kinds, timesteps=steps, coding=coding, recipe=recipe, sample=sample)
+    placement = place_on_cores(network, one_step[:1])
+    chip = Chip(network, [], [], list(placement.warnings), seed)
+    chip.eval()
+    chip._rows = _rows(network, core, before, folding, placement.cores_of(), placement.utilization_of())
+    if calibration is not None:
+        chip.calibrate(calibration)
+    else:
+        if not network.is_trained:
+            chip.warnings.append("No `calibration` was given: thresholds were chosen on the example inputs alone")
+        chip._observe(iter((Batch((sample,)),)), "example inputs")
+    return chip
+
+
+def _sample(examples: Batch | None) -> Tensor:
+    if examples is None or len(examples.inputs) != 1 or examples.keywords or not isinstance(examples.inputs[0], Tensor):
+        raise ValueError(
+            "Argument `example_inputs` must be one tensor for a spiking core, or `calibration` must hold such inputs; pass one of them"
+        )
+    sample = examples.inputs[0]
+    if sample.dim() < 2 or len(sample) < 1:
+        raise ValueError(f"Argument `example_inputs` must have a batch axis, but has shape {tuple(sample.shape)}; add one")
+    return sample
+
+
+def _timesteps(timesteps: int | None, sample: Tensor, coding: Coding) -> int:
+    if coding == "events":
+        if sample.dim() < 3 or timesteps not in (None, sample.shape[1]):
+            raise ValueError(
+                f"Argument `timesteps` must be that of the events (batch, timesteps, ...), but inputs are {tuple(sample.shape)} and "
+                f"timesteps {timesteps!r}; leave it out"
+            )
+        return int(sample.shape[1])
+    if not isinstance(timesteps, int) or isinstance(timesteps, bool) or timesteps < 1:
+        raise ValueError(f"Argument `timesteps` must be an integer of at least 1 for a spiking core, but got {timesteps!r}; use 32 or so")
+    return timesteps
+
+
+def _first_call(model: nn.Module, inputs: Tensor) -> Capture:
+    try:
+        reset_states(model)
+        found = capture(model, Batch((inputs,)))
+        reset_states(model)
+    except Exception as error:  # the model's own code may raise anything
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"Argument `example_inputs` must be what the model takes, but its call failed: {line}") from error
+    return found
+
+
+def _shapes(module: fx.GraphModule, inputs: Tensor) -> Mapping[str, Shape]:
+    with torch.no_grad():
+        ShapeProp(module).propagate(inputs)
+    reset_states(module)
+    found = {}
+    for node in module.graph.nodes:
+        known = node.meta.get("tensor_meta")
+        if hasattr(known, "shape"):
+            found[node.name] = tuple(known.shape)
+    return found
+
+
+def _rows(
+    network: SpikingNetwork,
+    core: SpikingCore,
+    before: Capture,
+    folding: FoldingReport,
+    cores: Mapping[str, int],
+    utilization: Mapping[str, float],
+) -> list[CoverageRow]:
+    """Return the coverage table: synapses with their products, populations with their cores, and what was folded."""
+    macs: dict[str, int] = {}
+    for one in before.contractions:
+        macs[one.module] = macs.get(one.module, 0) + (one.macs or 0)
+    rows = [CoverageRow(name, "batch norm", f"folded into {layer}", 0, None, None, "") for name, layer in folding.folded.items()]
+    hardware = type(core).__name__
+    for name, inputs in zip(network.layout.names, network.layout.inputs, strict=True):
+        step = network.named_steps()[name]
+        kind, count = type(step).__name__, macs.get(name, 0)
+        if isinstance(step, Synapses):
+            kind = step.kind
+            if inputs[0] == INPUT and network.coding == "direct":
+                reason = "direct coding: the current of the constant input is computed once, digitally"
+                rows.append(CoverageRow(name, kind, "host", count, None, None, reason))
+                continue
+        rows.append(CoverageRow(name, kind, hardware, count, cores.get(name), utilization.get(name), ""))
+    return rows

@@ -1,0 +1,444 @@
+"""Which core holds which neurons, what that takes of each resource, and which resource binds."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from devices.base import SpikingCore
+from devices.spiking import NeuromorphicChip
+from simulator.spiking.boxes import Box, Shape, overlap, sources, volume, whole
+from simulator.spiking.network import SpikingNetwork
+from simulator.spiking.steps import Population, Signal, Step, Synapses
+from simulator.spiking.tracing import INPUT, NotConvertibleError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UNLIMITED = 1 << 62
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Neurons of one population that lie on one core.
+
+    Attributes
+    ----------
+    layer
+        Name of the population, or of the output layer, whose neurons add up and never fire.
+    box
+        Which of its neurons.
+    core
+        Which core.
+    used
+        What the tile takes of each resource.
+    """
+
+    layer: str
+    box: Box
+    core: int
+    used: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class CorePlacement:
+    """Where a network lies on the cores of its chip.
+
+    Attributes
+    ----------
+    hardware
+        Name of the design's class.
+    tiles
+        The tiles of all layers, from the input on.
+    limits
+        What a core has of each resource, by core; the last stands for all after it.
+    cores
+        Cores of the chip; None where there is no limit.
+    layers
+        A row for each layer: neurons, fan-in, tiles, copies of its weights and of its neurons, and the resource that binds.
+    routes
+        Row and column of each core's router, for the cores in use.
+    warnings
+        What a reader should know.
+    """
+
+    hardware: str
+    tiles: tuple[Tile, ...]
+    limits: tuple[dict[str, int], ...]
+    cores: int | None
+    layers: tuple[dict[str, Any], ...]
+    routes: dict[int, tuple[int, int]]
+    warnings: tuple[str, ...] = field(default=())
+
+    def cores_of(self) -> dict[str, int]:
+        """Return how many cores each layer lies on."""
+        found: dict[str, set[int]] = defaultdict(set)
+        for tile in self.tiles:
+            found[tile.layer].add(tile.core)
+        return {layer: len(cores) for layer, cores in found.items()}
+
+    def limits_of(self, core: int) -> dict[str, int]:
+        """Return what a core has."""
+        return self.limits[min(core, len(self.limits) - 1)]
+
+    def utilization_of(self) -> dict[str, float]:
+        """Return the share of the neurons of its cores that each layer uses; 1 where neurons do not bind."""
+        found = {}
+        for layer in dict.fromkeys(tile.layer for tile in self.tiles):
+            mine = [tile for tile in self.tiles if tile.layer == layer]
+            available = sum(self.limits_of(core).get("neurons", 0) for core in {tile.core for tile in mine})
+            found[layer] = sum(tile.used["neurons"] for tile in mine) / available if available else 1.0
+        return found
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row for each core in use and resource: ``core``, ``layers``, ``resource``, ``used``, ``available``, ``share``, ``binds``."""
+        rows = []
+        for core in sorted({tile.core for tile in self.tiles}):
+            mine = [tile for tile in self.tiles if tile.core == core]
+            limits = self.limits_of(core)
+            used = {name: sum(tile.used.get(name, 0) for tile in mine) for name in sorted({name for tile in mine for name in tile.used})}
+            shares = {name: used[name] / limits[name] for name in used if name in limits}
+            most = max(shares, key=lambda name: shares[name]) if shares else None
+            layers = ", ".join(dict.fromkeys(tile.layer for tile in mine))
+            for name, count in used.items():
+                rows.append(
+                    {
+                        "core": core, "layers": layers, "resource": name, "used": count, "available": limits.get(name),
+                        "share": shares.get(name, math.nan), "binds": name == most,
+                    }
+                )  # fmt: skip
+        frame = pd.DataFrame(rows)
+        frame["available"] = frame["available"].astype("Int64")
+        return frame
+
+    @property
+    def layer_frame(self) -> pd.DataFrame:
+        """A row for each layer: ``layer``, ``neurons``, ``fan_in``, ``tiles``, ``cores``, ``weight_copies``, ``neuron_copies``, ``binds``."""
+        cores = self.cores_of()
+        return pd.DataFrame([{**row, "cores": cores[row["layer"]]} for row in self.layers])
+
+    @property
+    def binding(self) -> str | None:
+        """The resource that is used most on any core; None where nothing limits."""
+        frame = self.frame.dropna(subset=["share"])
+        return None if frame.empty else str(frame.loc[frame["share"].idxmax(), "resource"])
+
+    def __str__(self) -> str:
+        used = len({tile.core for tile in self.tiles})
+        room = "" if self.cores is None else f" of {self.cores}"
+        lines = [f"{self.hardware}: {used}{room} cores, {len(self.tiles)} tiles; {self.binding or 'nothing'} binds"]
+        return "\n".join([*lines, self.layer_frame.to_string(index=False)])
+
+    def figure(self) -> "Figure":
+        """Return a picture of the cores on their mesh, colored by layer, with how full each is."""
+        from simulator.spiking.figures import placement_figure
+
+        return placement_figure(self)
+
+
+def place_on_cores(network: SpikingNetwork, sample: Tensor) -> CorePlacement:
+    """Put the neurons of a network on the cores of its chip, from the output to the input.
+
+    A population is cut into equal tiles, as few as its core's limits allow; neurons are never split, because parts of a sum would have to
+    fire. Tiles are packed onto cores in the order of the layers.
+
+    Parameters
+    ----------
+    network
+        The network.
+    sample
+        One input of one time step, batch of one.
+
+    Raises
+    ------
+    NotConvertibleError
+        If a neuron, a tile or the network does not fit; the line names the layer, the resource and what would help.
+    """
+    shapes = _shapes(network, sample)
+    core = network.core
+    layers = [name for name in network.layout.names if isinstance(network.named_steps()[name], Population)]
+    if network.layout.kinds[network.layout.output] == "current":
+        layers.append(network.layout.output)
+    chip = core if isinstance(core, NeuromorphicChip) else None
+    count = chip.cores if chip is not None else core.limits().get("cores")
+    limits = tuple(core.limits(index) for index in range(count if chip is not None and isinstance(chip.neurons, tuple) and count else 1))
+    cut: dict[str, list[tuple[Box, dict[str, int]]]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    targets: list[tuple[str, Box, dict[str, Box]]] = []
+    for name in reversed(layers):
+        cut[name], rows[name] = _cut(network, shapes, name, limits, targets)
+        targets += [(name, box, sources(network, shapes, name, box)) for box, _ in cut[name]]
+    tiles = _pack(network, layers, cut, limits, count)
+    routes = {tile.core: chip.router(tile.core) if chip is not None and chip.mesh else (0, 0) for tile in tiles}
+    hardware = type(core).__name__
+    return CorePlacement(hardware, tuple(tiles), limits, count, tuple(rows[name] for name in layers), routes)
+
+
+def traffic(placement: CorePlacement, network: SpikingNetwork, sample: Tensor) -> Iterator[tuple[str, Box, int, int, int]]:
+    """Yield who sends spikes to which other core: population, box of its neurons, messages a spike, and its links east-west, north-south.
+
+    Parameters
+    ----------
+    placement, network
+        From `place_on_cores`.
+    sample
+        One input of one time step, batch of one.
+    """
+    shapes = _shapes(network, sample)
+    homes: dict[str, list[Tile]] = defaultdict(list)
+    for tile in placement.tiles:
+        homes[tile.layer].append(tile)
+    arriving: dict[tuple[str, int], dict[str, list[Box]]] = defaultdict(lambda: defaultdict(list))
+    for tile in placement.tiles:
+        for source, box in sources(network, shapes, tile.layer, tile.box).items():
+            if source != INPUT:
+                arriving[source, tile.core][tile.layer].append(box)
+    for (source, target), by_layer in arriving.items():
+        # One message reaches all neurons of a core; boxes of tiles that one core holds are joined.
+        joined: Box | None = None
+        for boxes in by_layer.values():
+            for box in boxes:
+                joined = box if joined is None else tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(joined, box, strict=True))
+        assert joined is not None
+        for home in homes[source]:
+            common = overlap(home.box, joined)
+            if home.core != target and volume(common):
+                (row, column), (to_row, to_column) = placement.routes[home.core], placement.routes[target]
+                yield source, common, 1, abs(column - to_column), abs(row - to_row)
+
+
+@torch.no_grad()
+def _shapes(network: SpikingNetwork, sample: Tensor) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {INPUT: tuple(sample.shape[1:])}
+    values = {INPUT: sample}
+    for (name, step), inputs in zip(network.named_steps().items(), network.layout.inputs, strict=True):
+        values[name] = step.reference(*(values[source] for source in inputs))
+        shapes[name] = tuple(values[name].shape[1:])
+    return shapes
+
+
+def _cut(
+    network: SpikingNetwork,
+    shapes: Mapping[str, Shape],
+    name: str,
+    limits: tuple[dict[str, int], ...],
+    targets: list[tuple[str, Box, dict[str, Box]]],
+) -> tuple[list[tuple[Box, dict[str, int]]], dict[str, Any]]:
+    """Return a layer's tiles with what each takes, and its row of the table."""
+    shape = shapes[name]
+    demand = _Demand(network, shapes, name, targets)
+    roomy = {key: max(one.get(key, UNLIMITED) for one in limits) for key in {key for one in limits for key in one}}
+    middle: Box = tuple((size // 2, size // 2 + 1) for size in shape)
+    fan_in = sum(volume(box) for box in sources(network, shapes, name, middle).values())
+    one = demand(middle)
+    for resource, need in one.items():
+        if need > roomy.get(resource, UNLIMITED):
+            if resource == "axons_in":
+                raise NotConvertibleError(
+                    f"Layer `{name}` does not fit: a neuron has {fan_in} inputs ({need} axons), but a core takes {roomy[resource]}; splitting "
+                    "the sum would need partial sums to fire, which changes what is computed: prune inputs, use groups, or another core"
+                )
+            raise NotConvertibleError(
+                f"Layer `{name}` does not fit: one neuron needs {need} {resource}, but a core has {roomy[resource]}; use another core"
+            )
+    _check_kernels(network, name)
+    size = _tile_size(shape, demand, roomy)
+    boxes = [()] if not shape else _boxes(shape, size)
+    found = [(box, demand(box)) for box in boxes]
+    places = math.prod(math.ceil(full / part) for full, part in zip(shape[1:], size[1:], strict=True))
+    used = found[0][1]
+    shares = {key: used[key] / roomy[key] for key in used if key in roomy}
+    binds = max(shares, key=lambda key: shares[key]) if shares and (len(found) > 1 or max(shares.values()) > 0) else "-"
+    return found, {
+        "layer": name, "neurons": math.prod(shape), "fan_in": fan_in, "tiles": len(found), "weight_copies": places,
+        "neuron_copies": demand.copies, "binds": binds,
+    }  # fmt: skip
+
+
+class _Demand:
+    """What a tile takes of each resource."""
+
+    def __init__(
+        self, network: SpikingNetwork, shapes: Mapping[str, Shape], name: str, targets: list[tuple[str, Box, dict[str, Box]]]
+    ) -> None:
+        self.network, self.shapes, self.name = network, shapes, name
+        core = network.core
+        self.chip = core if isinstance(core, NeuromorphicChip) else NeuromorphicChip()
+        self.layers = _synapses_before(network, name)
+        self.arriving = [needed[name] for _, _, needed in targets if name in needed]
+        self.copies = 1
+        fan_out = self.chip.fan_out
+        most = self._most_targets(shapes[name])
+        if fan_out is not None and most > fan_out:
+            if not self.chip.replication:
+                raise NotConvertibleError(
+                    f"Layer `{name}` does not fit: its spikes go to {most} cores, but a core sends to {fan_out}; make the layers after it "
+                    "narrower, or use another core"
+                )
+            self.copies = math.ceil(most / fan_out)
+
+    def _most_targets(self, shape: Shape) -> int:
+        middle: Box = tuple((size // 2, size // 2 + 1) for size in shape)
+        return sum(1 for box in self.arriving if volume(overlap(box, middle)))
+
+    def __call__(self, box: Box) -> dict[str, int]:
+        neurons = volume(box)
+        needed = sources(self.network, self.shapes, self.name, box)
+        each: Box = tuple((start, start + 1) for start, _ in box)
+        used = {"neurons": neurons * self.copies, "axons_in": sum(map(volume, needed.values())) * self.chip.axons_per_source}
+        used["axons_out"] = sum(volume(overlap(box, target)) for target in self.arriving)
+        if self.chip.kernel_words is not None:
+            share = (box[0][1] - box[0][0]) / max(1, self.shapes[self.name][0])
+            used["kernel_words"] = math.ceil(sum(layer.weight.numel() for layer in self.layers) * share)
+        elif self.chip.synapse_bits is not None and self.chip.arithmetic is not None:
+            middle: Box = tuple((size // 2, size // 2 + 1) for size in self.shapes[self.name])
+            synapses = sum(map(volume, sources(self.network, self.shapes, self.name, middle).values())) * volume(box)
+            bits = self.chip.arithmetic.weight_bits
+            # A sparse row names the target of each weight; a dense one does not.
+            index = math.ceil(math.log2(max(2, self.chip.limits().get("neurons", 2))))
+            filled = _share_of_weights(self.layers)
+            used["synapse_bits"] = math.ceil(synapses * min(bits, filled * (bits + index))) if each else 0
+        return used
+
+
+def _share_of_weights(layers: list[Synapses]) -> float:
+    total = sum(layer.weight.numel() for layer in layers)
+    return sum(int(layer.weight.detach().count_nonzero()) for layer in layers) / total if total else 1.0
+
+
+def _synapses_before(network: SpikingNetwork, name: str) -> list[Synapses]:
+    """Return the layers with weights whose sums reach a population, but for those whose input is computed beside the cores."""
+    found: list[Synapses] = []
+    steps = network.named_steps()
+    pending = [name] if network.layout.kinds[name] == "current" else list(network.layout.inputs[network.layout.names.index(name)])
+    while pending:
+        source = pending.pop()
+        if source == INPUT or network.layout.kinds[source] != "current":
+            continue
+        inputs = network.layout.inputs[network.layout.names.index(source)]
+        step = steps[source]
+        if isinstance(step, Synapses):
+            if inputs[0] != INPUT or network.coding != "direct":
+                found.append(step)
+            continue
+        pending.extend(inputs)
+    return found
+
+
+def _check_kernels(network: SpikingNetwork, name: str) -> None:
+    core = network.core
+    if not isinstance(core, NeuromorphicChip) or core.largest_kernel is None:
+        return
+    for layer in _synapses_before(network, name):
+        if layer.operator.dimensions and max(layer.weight.shape[2:]) > core.largest_kernel:
+            raise NotConvertibleError(
+                f"Layer `{layer.name}` does not fit: kernels reach {core.largest_kernel}, but its are {tuple(layer.weight.shape[2:])}; use "
+                "smaller ones"
+            )
+
+
+def _tile_size(shape: Shape, demand: _Demand, limits: Mapping[str, int]) -> Shape:
+    """Return the size of tiles of which the fewest cover a layer."""
+
+    def fits(size: Shape) -> bool:
+        # The tile in the middle needs most sources.
+        box: Box = tuple(
+            (min(full - part, max(0, full // 2 - part // 2)), min(full - part, max(0, full // 2 - part // 2)) + part)
+            for full, part in zip(shape, size, strict=True)
+        )
+        return all(need <= limits.get(resource, UNLIMITED) for resource, need in demand(box).items())
+
+    if fits(shape):
+        return shape
+    best: tuple[int, Shape] | None = None
+    for rest in _spans(shape[1:]):
+        if not fits((1, *rest)):
+            continue
+        low, high = 1, shape[0]
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits((middle, *rest)) else (low, middle - 1)
+        count = math.prod(math.ceil(full / part) for full, part in zip(shape, (low, *rest), strict=True))
+        if best is None or count < best[0]:
+            best = count, (low, *rest)
+    assert best is not None, "one neuron fits"
+    return best[1]
+
+
+def _spans(shape: Shape) -> Iterator[Shape]:
+    """Yield heights and widths to try: whole rows, then parts of one row, then squares."""
+    if len(shape) == 2:
+        yield from ((height, shape[1]) for height in range(shape[0], 0, -1))
+        yield from ((size, size) for size in range(min(shape) - 1, 1, -1))
+        yield from ((1, width) for width in range(shape[1] - 1, 0, -1))
+    elif len(shape) == 1:
+        yield from ((length,) for length in range(shape[0], 0, -1))
+    else:
+        yield (1,) * len(shape)
+
+
+def _boxes(shape: Shape, size: Shape) -> list[Box]:
+    boxes: list[Box] = [()]
+    for full, part in zip(shape, size, strict=True):
+        pieces = math.ceil(full / part)
+        even = math.ceil(full / pieces)
+        edges = [(start, min(full, start + even)) for start in range(0, full, even)]
+        boxes = [(*box, edge) for box in boxes for edge in edges]
+    return boxes
+
+
+def _pack(
+    network: SpikingNetwork,
+    layers: list[str],
+    cut: Mapping[str, list[tuple[Box, dict[str, int]]]],
+    limits: tuple[dict[str, int], ...],
+    count: int | None,
+) -> list[Tile]:
+    """Give each tile a core: the one before it where there is room, else the next; of unequal cores the smallest that holds it."""
+    core = network.core
+    shared = not (isinstance(core, NeuromorphicChip) and core.one_population)
+    tiles: list[Tile] = []
+    free = list(range(count or 0)) if len(limits) > 1 else None
+    filled: dict[str, int] = {}
+    last = -1
+    for name in layers:
+        for box, used in cut[name]:
+            if free is not None:
+                fitting = [one for one in free if all(need <= limits[one].get(key, UNLIMITED) for key, need in used.items())]
+                if not fitting:
+                    raise NotConvertibleError(
+                        f"Layer `{name}` does not fit: no core of {count} that is free holds {used['neurons']} neurons and "
+                        f"{used.get('kernel_words', 0)} weights; use fewer or smaller layers"
+                    )
+                chosen = min(fitting, key=lambda one: sum(limits[one].values()))
+                free.remove(chosen)
+                tiles.append(Tile(name, box, chosen, used))
+                continue
+            together = {key: filled.get(key, 0) + need for key, need in used.items()}
+            if last < 0 or not shared or any(need > limits[0].get(key, UNLIMITED) for key, need in together.items()):
+                last, together = last + 1, dict(used)
+            filled = together
+            tiles.append(Tile(name, box, last, used))
+    needed = len({tile.core for tile in tiles})
+    if count is not None and needed > count:
+        most = max(layers, key=lambda name: len(cut[name]))
+        raise NotConvertibleError(
+            f"Layer `{most}` does not fit: the network needs {needed} cores, most of them for this layer ({len(cut[most])}), but the chip has "
+            f"{count}; use fewer channels, or several chips"
+        )
+    return tiles
+
+
+def recorded(signals: dict[str, Signal]) -> Any:
+    """Return a visitor that keeps every output."""
+
+    def visit(name: str, step: Step, arguments: tuple[Signal, ...], output: Signal) -> None:
+        signals[name] = output
+
+    return visit

@@ -1,0 +1,125 @@
+"""The error of a conversion, split by layer: clipping, flooring, unevenness, and what earlier layers pass on."""
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from simulator._isolation import one_thread
+from simulator.batches import Batch, RepeatableBatches
+from simulator.chip import Chip
+from simulator.spiking.activity import network_of
+from simulator.spiking.network import SpikingNetwork
+from simulator.spiking.recipes import reference_values
+from simulator.spiking.steps import Population, Signal, Step
+
+PARTS = ("inherited", "clipping", "flooring", "unevenness")
+
+
+def conversion_error(chip: Chip, data: Any, *, samples: int = 256) -> pd.DataFrame:
+    """Return the error of each population's mean output, and the four parts that it is the sum of.
+
+    With the activation ``a`` of the float network, the activation ``z`` that the mean current of the spiking network would give, and the
+    threshold V: *inherited* is z - a; *clipping* is min(z, V) - z; *flooring* is what a constant current of the same mean would give, less
+    min(z, V); *unevenness* is what the current that changes over time really gives, less that.
+
+    Parameters
+    ----------
+    chip
+        With a converted network on spiking cores.
+    data
+        A loader, data set, batches, a pair of tensors, or a tensor of inputs.
+    samples
+        Samples to look at, at most.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each population: ``layer``, ``threshold`` (mean), then for ``total`` and each part its mean and its mean square, in units
+        of the activation and its square: ``total_mean``, ``total_square``, ``inherited_mean``, ...; the means add up.
+
+    Raises
+    ------
+    ValueError
+        If the network was trained with spikes: there is no activation to compare with.
+
+    Examples
+    --------
+    >>> import simulator as sim
+    >>> from devices import SpikingCore
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> x = torch.rand(64, 4)
+    >>> chip = sim.compile(net, SpikingCore.preset("ideal"), example_inputs=x, timesteps=8)
+    >>> conversion_error(chip, x)["layer"].tolist()
+    ['1']
+    """
+    network = network_of(chip)
+    if network.is_trained:
+        raise ValueError("Argument `chip` must hold a converted network, but this one was trained with spikes; there is no float activation")
+    batches = [Batch((data,))] if isinstance(data, Tensor) else RepeatableBatches(data)
+    collected: list[Tensor] = []
+    for batch in batches:
+        collected.append(batch.inputs[0])
+        if sum(map(len, collected)) >= samples:
+            break
+    with torch.no_grad(), one_thread():
+        return _split(network, torch.cat(collected)[:samples])
+
+
+def _split(network: SpikingNetwork, inputs: Tensor) -> pd.DataFrame:
+    activations = reference_values(network, inputs)
+    rows: list[dict[str, Any]] = []
+    start = 0
+
+    found: dict[str, list[dict[str, Tensor]]] = {}
+
+    def visit(name: str, step: Step, arguments: tuple[Signal, ...], output: Signal) -> None:
+        if not isinstance(step, Population):
+            return
+        mean = _mean_current(network, name, step, arguments[0])
+        fired = output.mean()
+        exact = activations[name][start : start + len(fired)]
+        z = step.reference(mean)
+        clipped = torch.minimum(z, step.threshold.expand_as(z))
+        constant = network.fire(name, step, _constant(network, name, arguments[0]), network._integers).mean()
+        parts = {"inherited": z - exact, "clipping": clipped - z, "flooring": constant - clipped, "unevenness": fired - constant}
+        found.setdefault(name, []).append({"total": fired - exact, **parts})
+
+    if not network.programmed:
+        network._prepare()
+    for part in inputs.split(network._chunk()):
+        network.over_time(part, visit)
+        start += len(part)
+    for name, several in found.items():
+        row: dict[str, Any] = {"layer": name, "threshold": float(network.populations[name].threshold.mean())}
+        for kind in ("total", *PARTS):
+            values = torch.cat([one[kind] for one in several])
+            row[f"{kind}_mean"], row[f"{kind}_square"] = float(values.mean()), float(values.square().mean())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _mean_current(network: SpikingNetwork, name: str, step: Population, signal: Signal) -> Tensor:
+    """Return the mean current of a population in units of the activation, with what calibration adds to it."""
+    shift = 0.0 if network._folded(name) else step.shift
+    if network._integers is not None and signal.current is not None and not signal.current.is_floating_point():
+        return signal.current.double().mean(0).float() / network._integers.gain[name] + shift
+    return signal.mean() + shift
+
+
+def _constant(network: SpikingNetwork, name: str, signal: Signal) -> Signal:
+    """Return the same current without its changes over time; an integer one keeps its sum by spreading it as evenly as integers can."""
+    if signal.current is None:
+        mean = signal.mean()
+        integers = network._integers
+        return Signal(mean[None]) if integers is None else Signal((mean[None].double() * integers.gain[name]).round().to(torch.int32))
+    current = signal.current
+    if current.is_floating_point():
+        return Signal(current.mean(0, keepdim=True))
+    times = len(current)
+    total = current.long().sum(0)
+    steps = torch.arange(1, times + 1).reshape(-1, *[1] * total.dim())
+    running = torch.div(total * steps, times, rounding_mode="floor")
+    return Signal(torch.diff(running, dim=0, prepend=torch.zeros_like(running[:1])).to(torch.int32))
+

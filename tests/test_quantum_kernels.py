@@ -1,0 +1,262 @@
+"""Propagators of pulses: the same states as dense exponentials, the orders they claim, and gradients that are exact."""
+
+import numba
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import open_pulses, pulses
+from kernels.open_pulses import evolve_open
+from kernels.pulses import carrier_averages, driven_system, evolve, exponential_series
+from tests import naive_pulses
+
+pytestmark = pytest.mark.kernels
+
+COMPILED = not numba.config.DISABLE_JIT
+DT = 2e-9 / 9
+MEGAHERTZ = 2e6 * np.pi
+LOWERING = np.diag(np.sqrt([1.0, 2.0]), 1)
+PARTS = (np.kron(np.eye(3), LOWERING), np.kron(LOWERING, np.eye(3)))
+
+
+def two_transmons() -> tuple[np.ndarray, np.ndarray]:
+    """Return the Hamiltonian of two coupled qutrits in a common frame, rad/s, and their lowering operators."""
+    total = np.zeros((9, 9), complex)
+    for part, detuning, anharmonicity in zip(PARTS, (226, 4), (-340, -343), strict=True):
+        number = part.T @ part
+        total += MEGAHERTZ * (detuning * number + anharmonicity / 2 * (number @ number - number))
+    total += 1.955 * MEGAHERTZ * (PARTS[0].T @ PARTS[1] + PARTS[1].T @ PARTS[0])
+    return total, np.stack(PARTS).astype(complex)
+
+
+STATIC, OPERATORS = two_transmons()
+SYSTEM = driven_system(torch.from_numpy(STATIC), torch.from_numpy(OPERATORS), DT)
+DETUNINGS = MEGAHERTZ * np.array([226.0, 4.0, 4.0])
+MIXING = MEGAHERTZ / 2 * np.array([[155, 0, 150], [3, 129, 0]]).astype(complex)
+
+
+def random_problem(seed: int, pulses: int, count: int, batch: int) -> tuple[torch.Tensor, np.ndarray, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    samples = 0.3 * torch.randn(pulses, count, 3, generator=generator, dtype=torch.complex128)
+    states = torch.randn(batch, 9, generator=generator, dtype=torch.complex128)
+    carriers = carrier_averages(np.broadcast_to(DETUNINGS, (count, 3)), DT)
+    return samples, carriers, states / states.norm(dim=1, keepdim=True)
+
+
+@settings(max_examples=15 if COMPILED else 3, deadline=None)
+@given(seed=st.integers(0, 99), count=st.integers(0, 6), batch=st.integers(1, 12), shared=st.booleans())
+def test_states_equal_exact_exponentials_in_both_backends(seed: int, count: int, batch: int, shared: bool) -> None:
+    samples, carriers, states = random_problem(seed, 1 if shared else batch, count, batch)
+    found = [evolve(SYSTEM, samples, carriers, MIXING, states, backend=backend) for backend in ("numba", "torch")]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-13)
+    for b in range(batch):
+        single = naive_pulses.magnus(STATIC, OPERATORS, samples[0 if shared else b].numpy(), DETUNINGS, MIXING, DT)
+        assert np.abs(single @ states[b].numpy() - found[0][b].numpy()).max() < 3e-8
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.01, 0.2, 0.4])
+def test_series_of_an_exponential_errs_as_chebyshev(radius: float) -> None:
+    factors = exponential_series(radius)
+    x = np.linspace(-max(radius, 0.05), max(radius, 0.05), 101)
+    term = np.full(x.shape, factors[0], complex)
+    total = term.copy()
+    for factor in factors[1:]:
+        term = factor * -1j * x * term
+        total += term
+    bound = 2 * (max(radius, 0.05) / 2) ** 7 / 5040
+    assert np.abs(total - np.exp(-1j * x)).max() < 1.2 * bound + 1e-15
+    if radius >= 0.2:
+        assert np.abs(total - np.exp(-1j * x)).max() > 0.5 * bound
+
+
+def test_large_hamiltonians_are_taken_in_parts() -> None:
+    strong = driven_system(torch.from_numpy(12 * STATIC), torch.from_numpy(OPERATORS), DT)
+    samples, carriers, states = random_problem(3, 1, 4, 2)
+    exact = naive_pulses.magnus(12 * STATIC, OPERATORS, samples[0].numpy(), DETUNINGS, MIXING, DT)
+    found = evolve(strong, samples, carriers, MIXING, states)
+    assert pulses.pulse_series(strong, samples, MIXING)[1] > 4
+    assert np.abs(states.numpy() @ exact.T - found.numpy()).max() < 1e-6
+
+
+@pytest.mark.skipif(not COMPILED, reason="too long without the JIT")
+def test_orders_of_convergence() -> None:
+    """In infidelity the midpoint rule falls as the fourth power of the parts of a sample, the Magnus step as the eighth."""
+    count = 24
+    shape = np.sin(np.pi * (np.arange(count) + 0.5) / count)[:, None] * np.array([0.4, 0.3j, 0.5])
+    # Slow samples, so that errors are seen above rounding.
+    dt = 10 * DT
+    ground = np.eye(9)[0]
+
+    def state(parts: int, rule: str) -> np.ndarray:
+        fine = np.repeat(shape, parts, 0)
+        call = naive_pulses.magnus if rule == "magnus" else naive_pulses.midpoint
+        return call(STATIC, OPERATORS, fine, DETUNINGS, MIXING, dt / parts) @ ground
+
+    exact = state(16, "magnus")
+
+    def infidelity(vector: np.ndarray) -> float:
+        return float(np.linalg.norm(vector - exact * np.vdot(exact, vector)) ** 2)
+
+    errors = {rule: [infidelity(state(parts, rule)) for parts in (1, 2, 4)] for rule in ("midpoint", "magnus")}
+    orders = {rule: np.log2(found[1] / found[2]) for rule, found in errors.items()}
+    assert 3.7 < orders["midpoint"] < 4.3
+    assert 7.5 < orders["magnus"] < 8.5
+
+
+@pytest.mark.parametrize(("pulses_", "batch"), [(1, 1), (3, 3), (1, 4), (1, 12)])
+def test_gradients_equal_finite_differences(pulses_: int, batch: int) -> None:
+    samples, carriers, states = random_problem(5, pulses_, 4, batch)
+    weights = torch.randn(batch, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def loss(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return (weights * evolve(SYSTEM, one, carriers, MIXING, other).abs() ** 2).sum()
+
+    assert torch.autograd.gradcheck(loss, (samples.requires_grad_(True), states.requires_grad_(True)), eps=1e-5, atol=1e-8, rtol=1e-6)
+
+
+def test_the_adjoint_without_memory_equals_the_one_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, carriers, states = random_problem(7, 2, 11, 2)
+    found = []
+    for limit in (pulses.KEPT_BYTES, 1, 9000):
+        monkeypatch.setattr(pulses, "KEPT_BYTES", limit)
+        leaf, start = samples.clone().requires_grad_(True), states.clone().requires_grad_(True)
+        (evolve(SYSTEM, leaf, carriers, MIXING, start).abs()[:, 3] ** 2).sum().backward()
+        found.append((leaf.grad, start.grad))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=1e-15)
+
+
+def test_torch_differentiates_its_own_backend_to_the_same_gradient() -> None:
+    samples, carriers, states = random_problem(9, 2, 5, 2)
+    found = []
+    for backend in ("numba", "torch"):
+        leaf = samples.clone().requires_grad_(True)
+        (evolve(SYSTEM, leaf, carriers, MIXING, states, backend=backend).abs()[:, 4] ** 2).sum().backward()
+        found.append(leaf.grad)
+    torch.testing.assert_close(*found, rtol=0, atol=1e-13)
+
+
+def channels(seed: int) -> np.ndarray:
+    """Return channels of two qutrits that keep the trace: random weights of each fall by k levels."""
+    generator = np.random.default_rng(seed)
+    factors = np.zeros((2, 3, 3, 3))
+    for q in range(2):
+        kraus = [np.diag(generator.uniform(0.1, 1.0, 3 - k), k) for k in range(3)]
+        weight = sum(part.T @ part for part in kraus)
+        kraus = [part / np.sqrt(np.diag(weight)) for part in kraus]
+        for k, part in enumerate(kraus):
+            for m, n in np.ndindex(3 - k, 3 - k):
+                factors[q, k, m, n] = part[m, m + k] * part[n, n + k]
+    return factors
+
+
+@settings(max_examples=10 if COMPILED else 2, deadline=None)
+@given(seed=st.integers(0, 99), count=st.integers(1, 4), batch=st.integers(1, 3), stride=st.integers(1, 3))
+def test_open_evolution_equals_its_twin(seed: int, count: int, batch: int, stride: int) -> None:
+    samples, carriers, states = random_problem(seed, batch, count, batch)
+    densities = states.unsqueeze(2) @ states.unsqueeze(1).conj()
+    factors = channels(seed)
+    if stride == 1:
+        found = evolve_open(SYSTEM, samples, carriers, MIXING, densities, np.stack([factors, factors]))
+        for b in range(batch):
+            expected = naive_pulses.open_magnus(STATIC, OPERATORS, samples[b].numpy(), DETUNINGS, MIXING, DT, densities[b].numpy(), factors)
+            assert np.abs(expected - found[b].numpy()).max() < 3e-8
+            assert abs(found[b].diagonal().sum().item() - 1) < 1e-7
+        return
+    none = np.zeros_like(factors)
+    none[:, 0] = 1.0
+    found = evolve_open(SYSTEM, samples, carriers, MIXING, densities, np.stack([none, none]), stride=stride)
+    pure = evolve(SYSTEM, samples, carriers, MIXING, states)
+    torch.testing.assert_close(found, pure.unsqueeze(2) @ pure.unsqueeze(1).conj(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shared", [False, True])
+def test_open_gradients_equal_finite_differences(stride: int, shared: bool) -> None:
+    samples, carriers, states = random_problem(5, 1 if shared else 2, 3, 2)
+    factors = np.stack([channels(1), channels(2)])
+    weights = torch.randn(2, 9, 9, generator=torch.Generator().manual_seed(1), dtype=torch.complex128)
+    weights = weights + weights.mH
+
+    def loss(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        densities = other.unsqueeze(2) @ other.unsqueeze(1).conj()
+        return (weights * evolve_open(SYSTEM, one, carriers, MIXING, densities, factors, stride=stride)).sum().real
+
+    assert torch.autograd.gradcheck(loss, (samples.requires_grad_(True), states.requires_grad_(True)), eps=1e-5, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.skipif(not COMPILED, reason="too long without the JIT")
+def test_splitting_relaxation_from_the_drive_is_exact_to_a_part_in_ten_millions() -> None:
+    count = 48
+    samples = torch.from_numpy(np.broadcast_to(np.array([0.3, 0.2j, 0.1]), (1, count, 3)).astype(complex).copy())
+    carriers = carrier_averages(np.broadcast_to(DETUNINGS, (count, 3)), DT)
+    rates = (1 / 30e-6, 1 / 20e-6)
+    collapses = [np.sqrt(rate) * part for rate, part in zip(rates, PARTS, strict=True)]
+    factors = np.zeros((2, 3, 3, 3))
+    for q, rate in enumerate(rates):
+        stay = np.exp(-0.5 * rate * 0.5 * DT)
+        lost = 1 - stay**2
+        factors[q, 0] = stay ** np.add.outer(np.arange(3), np.arange(3))
+        for m, n in np.ndindex(2, 2):
+            factors[q, 1, m, n] = np.sqrt((m + 1) * (n + 1)) * lost * stay ** (m + n)
+        factors[q, 2, 0, 0] = lost**2
+    density = torch.zeros(1, 9, 9, dtype=torch.complex128)
+    density[0, 4, 4] = 1.0
+    found = evolve_open(SYSTEM, samples, carriers, MIXING, density, np.stack([factors, factors]))[0].numpy()
+    exact = naive_pulses.lindblad(STATIC, OPERATORS, samples[0].numpy(), DETUNINGS, MIXING, DT, density[0].numpy(), collapses)
+    assert 0.5 * np.abs(np.linalg.eigvalsh(exact - found)).sum() < 1e-7
+
+
+def good() -> dict:
+    samples, carriers, states = random_problem(0, 1, 2, 2)
+    return {"system": SYSTEM, "samples": samples, "carriers": carriers, "mixing": MIXING, "states": states}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"states": torch.zeros(2, 8, dtype=torch.complex128)}, "`states` must be complex128 of shape"),
+        ({"states": torch.zeros(2, 9)}, "`states` must be complex128"),
+        ({"samples": torch.zeros(3, 2, 3, dtype=torch.complex128)}, "`samples` must be complex128 of shape"),
+        ({"samples": torch.zeros(1, 2, 3)}, "`samples` must be complex128"),
+        ({"mixing": MIXING[:1]}, "`mixing` and `carriers`"),
+        ({"backend": "cuda"}, "`backend` must be"),
+    ],
+)
+def test_evolution_refuses_what_does_not_fit(change: dict, line: str) -> None:
+    with pytest.raises(ValueError, match=r"^Arguments? [^\n]*$") as error:
+        evolve(**{**good(), **change})
+    assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("static", "operators", "seconds", "line"),
+    [
+        (STATIC + np.triu(np.ones((9, 9))), OPERATORS, DT, "must be Hermitian"),
+        (STATIC, OPERATORS.swapaxes(1, 2), DT, "strictly upper triangular"),
+        (STATIC, OPERATORS, 0.0, "`sample_seconds` must be above 0"),
+        (STATIC[:3], OPERATORS, DT, "square matrix"),
+        (STATIC, OPERATORS[0], DT, "`operators` must have shape"),
+        (STATIC * np.nan, OPERATORS, DT, "must be finite"),
+        (STATIC.real, OPERATORS, DT, "must be complex128"),
+    ],
+)
+def test_a_system_refuses_what_is_no_hamiltonian(static: np.ndarray, operators: np.ndarray, seconds: float, line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        driven_system(torch.from_numpy(static), torch.from_numpy(operators), seconds)
+
+
+def test_open_evolution_refuses_what_does_not_fit() -> None:
+    samples, carriers, _ = random_problem(0, 1, 2, 2)
+    density = torch.zeros(2, 9, 9, dtype=torch.complex128)
+    factors = np.zeros((2, 2, 3, 3, 3))
+    for change, line in (
+        ({"densities": density[:, :8]}, "`densities` and `factors`"),
+        ({"factors": factors[:, :1]}, "`densities` and `factors`"),
+        ({"samples": samples[:, :1]}, "`samples` must have shape"),
+    ):
+        arguments = {"samples": samples, "densities": density, "factors": factors, **change}
+        with pytest.raises(ValueError, match=line):
+            open_pulses.evolve_open(system=SYSTEM, carriers=carriers, mixing=MIXING, **arguments)
