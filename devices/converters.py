@@ -162,7 +162,7 @@ class DAC(Converter):
     def transfer(self, key: Key, converters: int = 1) -> Transfer:
         """Return the levels of magnitudes 0 .. 2^level_bits - 1 of the converters of one array, in LSB.
 
-        A negative code drives minus the level of its magnitude.
+        A negative code drives minus the level of its magnitude, a code of zero nothing.
 
         Parameters
         ----------

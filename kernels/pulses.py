@@ -28,6 +28,8 @@ WEIGHTS: Final = ((0.25 + math.sqrt(3) / 6, 0.25 - math.sqrt(3) / 6), (0.25 - ma
 """Weights of the points in the first and the second exponential (Blanes and Moan, Appl. Numer. Math. 56, 1519 (2006))."""
 LARGEST_EXPONENT: Final = 0.4
 """Norm of a Hamiltonian times its time from which an exponential is taken in several parts: the series then errs by 5e-9 at most."""
+TAYLOR_RADIUS: Final = 0.02
+"""Norm up to which the Taylor series is taken: it errs by rounding only, and the Chebyshev coefficients would drown in that."""
 KEPT_BYTES: Final = 1 << 28
 """Memory for what the adjoint needs of the forward pass; beyond it the forward pass is repeated vector by vector."""
 
@@ -284,14 +286,14 @@ def exponential_series(radius: float) -> npt.NDArray[np.float64]:
     >>> [round(float(1 / factor), 3) for factor in exponential_series(0.02)]
     [1.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     """
-    # Below, the coefficients of high powers would drown in rounding, and Taylor's error is under 1e-14 anyway.
-    reach = max(radius, 0.05)
+    if radius <= TAYLOR_RADIUS:
+        return np.concatenate([[1.0], 1.0 / np.arange(1, ORDER + 1)])
     powers = np.zeros(ORDER + 1)
     for part in (0, 1):
-        chosen = chebinterpolate(lambda x: np.cos(reach * x) if part == 0 else np.sin(reach * x), 24)  # noqa: B023
+        chosen = chebinterpolate(lambda x: np.cos(radius * x) if part == 0 else np.sin(radius * x), 24)  # noqa: B023
         chosen = chosen[: ORDER + 1].copy()
         chosen[1 - part :: 2] = 0.0
-        powers += np.abs(np.pad(cheb2poly(chosen), (0, ORDER + 1))[: ORDER + 1]) / reach ** np.arange(ORDER + 1)
+        powers += np.abs(np.pad(cheb2poly(chosen), (0, ORDER + 1))[: ORDER + 1]) / radius ** np.arange(ORDER + 1)
     return np.concatenate([powers[:1], powers[1:] / powers[:-1]])
 
 

@@ -11,6 +11,9 @@ Array = Any
 BLOCK: Final = 8192
 """Neurons whose membranes and levels stay in the second cache; long enough that reading ahead pays."""
 
+FIXED_BLOCK: Final = 2048
+"""The same for membranes of 64 bits, which are exact before they are cut to the core's width."""
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _block(
@@ -149,24 +152,37 @@ def fire_fixed(
     span = high - low + 1
     one = out.dtype.type(1)
     zero = out.dtype.type(0)
-    for i in range(first, last):
-        v = np.int64(membrane[i])
-        level = np.int64(threshold[i % period])
-        beyond = 0
+    state = np.empty(FIXED_BLOCK, np.int64)
+    level = np.empty(FIXED_BLOCK, np.int64)
+    beyond = np.empty(FIXED_BLOCK, np.int32)
+    count = np.int32(1)
+    for start in range(first, last, FIXED_BLOCK):
+        length = min(FIXED_BLOCK, last - start)
+        for i in range(length):
+            state[i] = membrane[start + i]
+            level[i] = threshold[(start + i) % period] + (1 if strict else 0)
+            beyond[i] = 0
         for t in range(current.shape[0]):
+            flow, spikes = current[t, start : start + length], out[t, start : start + length]
             if shift:
-                product = v * keep
-                v = product >> shift if product >= 0 else -((-product) >> shift)
-            v += np.int64(current[t, i])
-            if v < low or v > high:
-                beyond += 1
-                v = (v - low) % span + low if wrap else min(max(v, low), high)
-            fired = v > level if strict else v >= level
-            out[t, i] = one if fired else zero
-            if fired:
-                v = v - level if soft else reset
-                if v < low or v > high:
-                    beyond += 1
-                    v = (v - low) % span + low if wrap else min(max(v, low), high)
-        membrane[i] = v
-        overflows[i] += beyond
+                for i in range(length):
+                    product = state[i] * keep
+                    # Toward zero: a negative product is raised by what the shift would round down.
+                    state[i] = (product + ((product >> 63) & ((1 << shift) - 1))) >> shift
+            for i in range(length):
+                v = state[i] + flow[i]
+                if wrap:
+                    beyond[i] += count if (v < low) | (v > high) else np.int32(0)
+                    v = (v - low) % span + low
+                else:
+                    bounded = min(max(v, low), high)
+                    beyond[i] += count if bounded != v else np.int32(0)
+                    v = bounded
+                fired = v >= level[i]
+                spikes[i] = one if fired else zero
+                after = v - level[i] + (1 if strict else 0) if soft else reset
+                v = after if fired else v
+                state[i] = v
+        for i in range(length):
+            membrane[start + i] = state[i]
+            overflows[start + i] += beyond[i]

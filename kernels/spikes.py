@@ -332,5 +332,5 @@ def _torch_fixed(
         v = bounded(v + flat[t])
         fired = v > threshold if comparator == ">" else v >= threshold
         target[t] = fired
-        v = bounded(torch.where(fired, v - threshold if reset == "soft" else torch.full_like(v, after), v))
+        v = torch.where(fired, v - threshold if reset == "soft" else torch.full_like(v, after), v)
     membrane.reshape(-1).copy_(v)

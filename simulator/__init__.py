@@ -4,9 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simulator import codesign
     from simulator.chip import Chip
+    from simulator.compensation import recalibrate_batch_norm, remap
     from simulator.compiler import compile
     from simulator.conductances import load_conductances, save_conductances
+    from simulator.cost_comparison import compare_costs, load_cost, save_cost, scale_cost
+    from simulator.cost_figures import cost_figure, pareto_figure
     from simulator.costing import Efficiency, Total, efficiency, totals
     from simulator.curvature import Curvature, second_derivative
     from simulator.diagnosis import Attribution, NoiseMatrix, Probe, Retention, attribute, noise_matrix, probe, retention
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
     from simulator.memory import PeakMemory, peak_activation_memory
     from simulator.metrics import Metric, metric
     from simulator.placement import Auto
+    from simulator.point_clouds import centered_points, points_from_events, points_from_images
+    from simulator.point_networks import PointNetwork, PointStage, fit_readout, point_chip
+    from simulator.pruning import EdgePruning, edge_pruning
     from simulator.search import Choice, Fidelity, HardwareObjective, Real, Space, Sweep, Whole
     from simulator.selective_write_verify import WriteVerify, write_verify
     from simulator.statistics import Comparison, Interval
@@ -36,15 +43,19 @@ __all__ = [
     "Choice",
     "Comparison",
     "Curvature",
+    "EdgePruning",
     "Efficiency",
     "Evaluation",
     "Fidelity",
     "HardwareObjective",
+    "Imported",
     "InSituTraining",
     "Interval",
     "Metric",
     "NoiseMatrix",
     "PeakMemory",
+    "PointNetwork",
+    "PointStage",
     "Probe",
     "Real",
     "Retention",
@@ -55,22 +66,37 @@ __all__ = [
     "Whole",
     "WriteVerify",
     "attribute",
+    "centered_points",
     "characterise",
+    "codesign",
     "compare",
+    "compare_costs",
     "compile",
+    "cost_figure",
+    "edge_pruning",
     "efficiency",
     "evaluate",
     "fit",
+    "fit_readout",
     "import_design",
     "in_situ_training",
     "load_conductances",
+    "load_cost",
     "lower",
     "metric",
     "noise_matrix",
+    "pareto_figure",
     "peak_activation_memory",
+    "point_chip",
+    "points_from_events",
+    "points_from_images",
     "probe",
+    "recalibrate_batch_norm",
+    "remap",
     "retention",
     "save_conductances",
+    "save_cost",
+    "scale_cost",
     "second_derivative",
     "serve",
     "sweep",
@@ -89,6 +115,7 @@ _MODULES = {
     "Choice": "search",
     "Comparison": "statistics",
     "Curvature": "curvature",
+    "EdgePruning": "pruning",
     "Efficiency": "costing",
     "Evaluation": "evaluation",
     "Fidelity": "search",
@@ -99,6 +126,8 @@ _MODULES = {
     "Metric": "metrics",
     "NoiseMatrix": "diagnosis",
     "PeakMemory": "memory",
+    "PointNetwork": "point_networks",
+    "PointStage": "point_networks",
     "Probe": "diagnosis",
     "Real": "search",
     "Retention": "diagnosis",
@@ -109,22 +138,36 @@ _MODULES = {
     "Whole": "search",
     "WriteVerify": "selective_write_verify",
     "attribute": "diagnosis",
+    "centered_points": "point_clouds",
     "characterise": "link.characterising",
     "compare": "evaluation",
+    "compare_costs": "cost_comparison",
     "compile": "compiler",
+    "cost_figure": "cost_figures",
+    "edge_pruning": "pruning",
     "efficiency": "costing",
     "evaluate": "evaluation",
     "fit": "training",
+    "fit_readout": "point_networks",
     "import_design": "importing",
     "in_situ_training": "in_situ",
     "load_conductances": "conductances",
+    "load_cost": "cost_comparison",
     "lower": "lowering",
     "metric": "metrics",
     "noise_matrix": "diagnosis",
+    "pareto_figure": "cost_figures",
     "peak_activation_memory": "memory",
+    "point_chip": "point_networks",
+    "points_from_events": "point_clouds",
+    "points_from_images": "point_clouds",
     "probe": "diagnosis",
+    "recalibrate_batch_norm": "compensation",
+    "remap": "compensation",
     "retention": "diagnosis",
     "save_conductances": "conductances",
+    "save_cost": "cost_comparison",
+    "scale_cost": "cost_comparison",
     "second_derivative": "curvature",
     "serve": "link.serving",
     "sweep": "sweeping",
@@ -133,8 +176,12 @@ _MODULES = {
     "write_verify": "selective_write_verify",
 }
 
+_PACKAGES = ("codesign",)
+
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -99,7 +99,7 @@ def _measure(quantity: str, candidates: Mapping[str, Candidate], uses: Mapping[s
             if quantity == "arrays":
                 use.amount = float(use.layer.placement.arrays)
                 continue
-            rows = [row for row in use.layer.cost(inputs, outputs) if not row.once]
+            rows = [row for row in use.layer.priced(inputs, outputs) if not row.once]
             given = [getattr(row, quantity) for row in rows if getattr(row, quantity) is not None]
             use.missing |= {f"{row.term} ({row.hardware})" for row in rows if getattr(row, quantity) is None}
             if given:

@@ -22,9 +22,9 @@ from simulator.dataflow import Edge, Node
 from simulator.digital_arithmetic import DigitalArithmetic, rounds, vector_precision
 from simulator.digital_costs import digital_costs
 from simulator.hardware import HardwareLayer, Mode, in_mode
-from simulator.words import cautious, counted, percent, plural
 from simulator.routing import Router
 from simulator.run_time import RunTimeProducts, RunTimeRouter
+from simulator.words import cautious, counted, percent, plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -209,8 +209,10 @@ class Chip(nn.Module):
                 raise ValueError(f"Argument `{name}` must be an integer of at least 0, but got {value!r}")
         for layer in self.layers.values():
             layer.correct(None)
-        for layer in (*self.layers.values(), *self.products_on_hardware):
+        for layer in self.layers.values():
             layer.program(seed, trial)
+        for products in self.products_on_hardware:
+            products.program(seed, trial)
         return self
 
     def age(self, seconds: float) -> Self:
@@ -289,7 +291,7 @@ class Chip(nn.Module):
 
         def record(module: nn.Module, arguments: tuple[Any, ...], outputs: Any) -> None:
             assert isinstance(module, HardwareLayer)
-            on_hardware.setdefault(module.name, []).extend(module.cost(arguments[0], outputs))
+            on_hardware.setdefault(module.name, []).extend(module.priced(arguments[0], outputs))
 
         layers = self.layers
         hooks = [layer.register_forward_hook(record) for layer in layers.values()]

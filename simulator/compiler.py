@@ -161,7 +161,7 @@ def compile(
     if strict:
         _require_hardware(chip, examples)
     for name in chip.layers if after is not None else ():
-        if name not in {row.layer for row in chip._rows if row.macs}:
+        if name not in {row.layer for row in chip._rows if row.macs} and not chip.layers[name].takes_circuits:
             chip.warnings.append(f"Layer `{name}` lies on hardware but was never called with the example inputs")
     if batches is not None:
         chip.calibrate(calibration)

@@ -208,9 +208,10 @@ def _matlab(chip: Chip, tiles: list[Tile]) -> bytes:
     for place, row in enumerate(rows):
         for name, value in row.items():
             table[place][name] = value
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()  # SciPy takes files, which its stubs do not know
     savemat(buffer, {"tiles": table}, do_compression=True)
-    return buffer.getvalue()
+    content: bytes = buffer.getvalue()
+    return content
 
 
 def _from_folder(path: Path) -> Iterator[_Map]:
@@ -247,10 +248,11 @@ def _from_hdf5(path: Path) -> Iterator[_Map]:
 
 def _from_matlab(path: Path) -> Iterator[_Map]:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         found = loadmat(path, simplify_cells=True)
-    except (OSError, ValueError, NotImplementedError) as error:
+    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
         raise ValueError(f"conductances `{path}` must be a MATLAB file up to version 7, but are not ({error}); save it with -v7") from None
     tiles = found.get("tiles")
     for one in [tiles] if isinstance(tiles, dict) else tiles if tiles is not None else []:

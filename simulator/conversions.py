@@ -130,11 +130,13 @@ def conversions(
     found = []
     for edge in edges:
         hardware = [hardware_of(node, layers, digital, products) for node in (edge.source, edge.target)]
-        before, after = _format(edge.source, layers, digital, "outputs"), _format(edge.target, layers, digital, "inputs")
+        before, after = (
+            _format(node, layers, digital, products, side) for node, side in ((edge.source, "outputs"), (edge.target, "inputs"))
+        )
         if hardware[0] == hardware[1] and before == after:
             continue
-        names = [node_name(node) for node in (edge.source, edge.target)]
-        found.append(Conversion(*names, *hardware, edge.values, before, after, ", ".join(edge.via)))
+        source, target = node_name(edge.source), node_name(edge.target)
+        found.append(Conversion(source, target, hardware[0], hardware[1], edge.values, before, after, ", ".join(edge.via)))
     return found
 
 
@@ -159,7 +161,7 @@ def node_name(node: Node) -> str:
     """
     if not node.kind or node.kind in ("input", "output"):
         return node.layer
-    return f"{owner(node)}: {node.kind}" + (f" {node.index + 1}" if node.index else "")
+    return f"{owner(node)}: {node.kind}" + (f" {node.number + 1}" if node.number else "")
 
 
 def owner(node: Node) -> str:
@@ -227,12 +229,14 @@ def hardware_of(node: Node, layers: Mapping[str, HardwareLayer], digital: Hardwa
     return unit_name(digital, node.product)
 
 
-def _format(node: Node, layers: Mapping[str, HardwareLayer], digital: Hardware | None, side: str) -> str:
+def _format(node: Node, layers: Mapping[str, HardwareLayer], digital: Hardware | None, products: Products, side: str) -> str:
     layer = layers.get(node.layer) if not node.kind else None
     if layer is not None:
         return str(getattr(formats_of(layer), side))
     if node.kind in ("input", "output"):
         return "float32"
+    if node.product and (owner(node), node.kind) in products:
+        return f"codes of the {products[owner(node), node.kind]}"
     if node.product and isinstance(digital, DigitalArray):
         if not isinstance(digital, TieredArray) or digital.input_bits is None:
             return "floating point"

@@ -23,7 +23,7 @@ class Node(NamedTuple):
         Qualified name of the layer, or of the module that did it.
     kind
         Empty for a layer on hardware; the function of a product; what joins; ``input`` and ``output`` of the model.
-    index
+    number
         Which of several joins of a kind in a module, from 0.
     product
         Whether it is a product of matrices beside the layers on hardware.
@@ -31,7 +31,7 @@ class Node(NamedTuple):
 
     layer: str
     kind: str = ""
-    index: int = 0
+    number: int = 0
     product: bool = False
 
 

@@ -180,7 +180,8 @@ def integer_product(array: TieredArray, name: str, args: Any, kwargs: Any) -> Te
     result: Tensor = ((torch.remainder(sums + half, 2 * half) - half) * (step * steps)).to(torch.float32)
     if bias is None:
         return result
-    return result * kwargs.get("alpha", 1) + bias * kwargs.get("beta", 1)
+    with_bias: Tensor = result * float(kwargs.get("alpha", 1)) + bias * float(kwargs.get("beta", 1))
+    return with_bias
 
 
 def _codes(values: Tensor, largest: int, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -78,6 +78,9 @@ def digital_costs(
     for (layer, function), several in products.items():
         rows.extend(_product_rows(layer, function, several, digital))
     rows.extend(_operation_row(names.get(one.module, one.module), one, digital) for one in found.operations)
+    vector = vector_of(digital)
+    if vector is not None:
+        rows.append(vector.area("" if isinstance(digital, VectorUnit) else type(digital).__name__))
     return rows
 
 
@@ -133,7 +136,7 @@ def _added(rows: list[Cost], function: str) -> list[Cost]:
 
 
 def _changed(row: Cost, **values: object) -> Cost:
-    return Cost(**{**vars(row), **values})  # type: ignore[arg-type]
+    return Cost(**{**vars(row), **values})
 
 
 def _operation_row(layer: str, one: Operation, digital: Hardware | None) -> Cost:

@@ -1,6 +1,7 @@
 """The compiler pass that folds batch norm into the layer before it, so that hardware stores one set of weights."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -122,7 +123,7 @@ def _mismatch(layer_name: str, layer: nn.Module, norm: nn.Module, output_dimensi
     return ""
 
 
-def _fold_recorded(model: nn.Module, norms: dict[str, nn.Module], recorded: Capture) -> FoldingReport:
+def _fold_recorded(model: nn.Module, norms: Mapping[str, nn.Module], recorded: Capture) -> FoldingReport:
     """Fold what a recorded call shows to be safe."""
     modules = dict(model.named_modules())
     several = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))

@@ -124,7 +124,9 @@ def check_random_design(design: Any) -> RRAMCrossbar:
     512
     """
     if not isinstance(design, RRAMCrossbar):
-        raise ValueError(f"Argument `design` must be an RRAMCrossbar, but got {type(design).__name__}; random weights are pairs of its cells")
+        raise ValueError(
+            f"Argument `design` must be an RRAMCrossbar, but got {type(design).__name__}; random weights are pairs of its cells"
+        )
     mapping = design.mapping
     if not isinstance(mapping, DifferentialMapping) or mapping.slices > 1 or mapping.weight_bits is not None:
         raise ValueError(

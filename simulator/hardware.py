@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from devices.base import Cost
+from devices.system import TiledSystem
 from simulator.calibration import ConverterRange
 from simulator.operators import LinearOperator
-from simulator.weight_layers import WeightLayer, WeightView
+from simulator.weight_layers import NotMappedError, WeightLayer, WeightView
 
 
 class Mode(Enum):
@@ -91,13 +92,20 @@ class HardwareLayer(nn.Module, ABC):
     ----------
     ranges
         What calibration chose for each converter; `finish_calibration` sets it.
+    system
+        The tiles around the arrays; None where the design is arrays alone. It changes cost, not what is computed.
     correction
         Scale and shift of each output, shape (2, outputs), that the digital side applies to what one instance reads in eval mode; None
         for none. `program` of a chip drops it, as it was measured on the instance before.
     """
 
+    takes_circuits = False
+    """Whether a layer's weights are the angles of a quantum circuit."""
+
     def __init__(self, name: str, seed: int, layer: WeightLayer | None) -> None:
         super().__init__()
+        if layer is not None and layer.circuit is not None and not self.takes_circuits:
+            raise NotMappedError("a quantum circuit lies on a pulse backend only: digital")
         self.name = name
         self.seed = seed
         held = layer or WeightLayer(type(self).__name__, LinearOperator(0), nn.Parameter(torch.empty(0)))
@@ -110,6 +118,7 @@ class HardwareLayer(nn.Module, ABC):
         self.master = held.weight if layer is not None and isinstance(held.weight, nn.Parameter) else None
         self.bias = held.bias
         self.ranges: tuple[ConverterRange, ...] = ()
+        self.system: TiledSystem | None = None
         self.correction: Tensor | None
         self.register_buffer("correction", None)
         self.register_forward_hook(_corrected)
@@ -179,7 +188,12 @@ class HardwareLayer(nn.Module, ABC):
 
     @abstractmethod
     def cost(self, inputs: Tensor, outputs: Tensor) -> list[Cost]:
-        """Return the cost rows of one call with these inputs and outputs."""
+        """Return the cost rows of one call with these inputs and outputs, those of the arrays alone."""
+
+    def priced(self, inputs: Tensor, outputs: Tensor) -> list[Cost]:
+        """Return the cost rows of one call, with those of the tiles around the arrays where the design has some."""
+        rows = self.cost(inputs, outputs)
+        return rows if self.system is None else self.system.price(rows, self.placement.arrays)
 
     def correct(self, correction: Tensor | None) -> None:
         """Set scale and shift of the outputs, shape (2, outputs), or drop them."""

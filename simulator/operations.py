@@ -48,7 +48,8 @@ READ_AS_WRITTEN = frozenset({"embedding", "gather", "index", "index_select", "ma
 A_RESULT: dict[str, int] = {
     "celu": 4, "clamp": 2, "elu": 4, "gelu": 5, "hardsigmoid": 4, "hardswish": 5, "hardtanh": 2, "leaky_relu": 2, "lerp": 3,
     "log_sigmoid_forward": 4, "mish": 6, "_prelu_kernel": 2, "selu": 5, "sigmoid": 4, "silu": 5, "softplus": 4, "softshrink": 3,
-    "addcmul": 3, "addcdiv": 3, "rsub": 1, "floor_divide": 1, "logaddexp": 5, "glu": 5, "bernoulli": 1, "native_dropout": 2, "rand": 1, "randn": 1,
+    "addcmul": 3, "addcdiv": 3, "rsub": 1, "floor_divide": 1, "logaddexp": 5, "glu": 5, "bernoulli": 1, "native_dropout": 2, "rand": 1,
+    "randn": 1,
     "rand_like": 1, "randn_like": 1, "normal": 1, "uniform": 1, "random": 1, "exponential": 1,
 }  # fmt: skip
 """Operations for each element of the result, of operators that take more than one; others that torch calls pointwise take one.

@@ -72,7 +72,9 @@ def points_from_events(events: list[Tensor], *, size: int = 128, count: int = EV
     clouds = []
     for index, stream in enumerate(events):
         if stream.dim() != 2 or stream.shape[1] != 3 or not len(stream):
-            raise ValueError(f"Argument `events` must hold tensors (events, 3) of at least one event, but number {index} has {tuple(stream.shape)}")
+            raise ValueError(
+                f"Argument `events` must hold tensors (events, 3) of at least one event, but number {index} has {tuple(stream.shape)}"
+            )
         if len(stream) >= count:
             chosen = torch.argsort(uniform(Key.of(seed=seed, tile=index, purpose="events"), len(stream)))[:count].sort().values
         else:

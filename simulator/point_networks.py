@@ -224,7 +224,7 @@ class PointNetwork(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """Return class scores: (batch, classes), or (batch, classes, points)."""
-        scores = self.readout(self.features(points))
+        scores: Tensor = self.readout(self.features(points))
         return scores if not len(self.propagations) else scores.transpose(1, 2)
 
 
@@ -244,7 +244,7 @@ def random_layer(inputs: Tensor, weights: nn.Module, norm: nn.Module, bits: int 
     return result
 
 
-def fit_readout(net: PointNetwork, loader: Any, *, ridge: float = 1e-3, batch_size: int = 256) -> PointNetwork:
+def fit_readout(net: PointNetwork, loader: Any, *, ridge: float = 0.03, batch_size: int = 256) -> PointNetwork:
     """Train a point network: batch norms take the statistics of the data, and the readout is solved in closed form.
 
     The readout is the ridge regression of the classes, coded as 1 and 0 less their mean, on the features: the only weights that are
@@ -281,7 +281,7 @@ def fit_readout(net: PointNetwork, loader: Any, *, ridge: float = 1e-3, batch_si
     1.0
     """
     if not (isinstance(ridge, int | float) and 0 < ridge < math.inf):
-        raise ValueError(f"Argument `ridge` must be positive and finite, but got {ridge!r}; 1e-3 is usual")
+        raise ValueError(f"Argument `ridge` must be positive and finite, but got {ridge!r}; 0.03 is usual")
     data = RepeatableBatches(loader, batch_size=batch_size, name="loader")
     classes, width = net.readout.weight.shape
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm1d)]
@@ -314,7 +314,7 @@ def fit_readout(net: PointNetwork, loader: Any, *, ridge: float = 1e-3, batch_si
 def point_chip(net: PointNetwork, points: Tensor, *, seed: int = 0) -> Chip:
     """Put a point network on the cells it was drawn from; the readout stays digital.
 
-    Batch norms are folded into one digital factor and shift for each output. A chip reads multilevel inputs at once: what was built
+    Batch norms stay digital. A chip reads multilevel inputs at once: what was built
     applied them bit by bit, whose read noise is less; the difference is that of sum(4^b) of the bits that are set and of the code squared.
 
     Parameters
@@ -358,7 +358,9 @@ def _check(stages: Sequence[PointStage], classes: int, propagations: Sequence[in
         raise ValueError("Argument `stages` must hold at least one stage, but is empty; add PointStage(groups, neighbors, radius, width)")
     for stage in stages:
         if (stage.groups is not None and stage.groups < 1) or stage.neighbors < 1 or stage.width < 1 or not stage.radius >= 0:
-            raise ValueError(f"Argument `stages` must have groups, neighbors and width of at least 1 and a radius of at least 0, but got {stage}")
+            raise ValueError(
+                f"Argument `stages` must have groups, neighbors and width of at least 1 and a radius of at least 0, but got {stage}"
+            )
     if classes < 2:
         raise ValueError(f"Argument `classes` must be at least 2, but got {classes}")
     if propagations and len(propagations) != len(stages):

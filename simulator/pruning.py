@@ -16,7 +16,6 @@ from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
 from simulator.chip import Chip
 from simulator.compiler import compile as compile_chip
-from simulator.evaluation import MetricLike, resolve_metrics
 from simulator.forming import (
     FormedPairs,
     MinMaxQuantizer,
@@ -31,6 +30,7 @@ from simulator.forming import (
 from simulator.hardware import Mode, in_mode
 from simulator.lowering.crossbar import CrossbarLayer
 from simulator.lowering.treatment import FormedCells
+from simulator.measuring import MetricLike, resolve_metrics
 from simulator.progress import track
 
 Scope = Literal["layer", "global"]

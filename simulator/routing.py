@@ -193,7 +193,7 @@ def _addmm(owned: Any, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float
 
 
 def _einsum(owned: Any, equation: Any, *operands: Any) -> Iterator[Product]:
-    """Sums over the last index of the first operand and one of the two of a matrix: ``bi,ij->bj`` and ``...i,ji->...j``."""
+    """Yield a sum over the last index of the first operand and one of the two of a matrix: ``bi,ij->bj``, ``...i,ji->...j``."""
     given = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else list(operands)
     if not isinstance(equation, str) or len(given) != 2 or "->" not in equation or not _is(owned, given[1], 2):
         return

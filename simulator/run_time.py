@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from devices.base import Cost, DigitalArray
 from devices.design import Design
@@ -193,7 +194,7 @@ class RunTimeProducts(nn.Module):
         if isinstance(self.design, DigitalArray):
             integers = isinstance(self.design, TieredArray) and self.design.input_bits is not None
             return integer_product(self.design, name, args, kwargs) if integers and isinstance(self.design, TieredArray) else None
-        return _with_bias(name, args, kwargs, lambda index, a, b, operator: self._written(index, a, b, operator))
+        return _with_bias(name, args, kwargs, self._written)
 
     def cost(self, name: str, args: Any, kwargs: Any, products: list[Product]) -> list[Cost]:
         """Return the cost rows of one product, with that of writing its weights; nothing is written or counted as read."""
@@ -316,17 +317,22 @@ def _with_bias(name: str, args: Any, kwargs: Any, write: Writer) -> Tensor | Non
     if name == "bmm":
         return torch.stack([write(i, a, b.t(), matrix) for i, (a, b) in enumerate(zip(args[0], args[1], strict=True))])
     if name == "addmm":
-        return write(0, args[1], args[2].t(), matrix) * kwargs.get("alpha", 1) + args[0] * kwargs.get("beta", 1)
+        return _biased(write(0, args[1], args[2].t(), matrix), args[0], kwargs)
     if name == "baddbmm":
         product = torch.stack([write(i, a, b.t(), matrix) for i, (a, b) in enumerate(zip(args[1], args[2], strict=True))])
-        return product * kwargs.get("alpha", 1) + args[0] * kwargs.get("beta", 1)
+        return _biased(product, args[0], kwargs)
     if name == "convolution" and not args[6]:
         inputs, weight, bias, stride, padding, dilation, _, _, groups = args
         dimensions = weight.dim() - 2
-        spread = (tuple(part) * (dimensions // len(part)) for part in (stride, padding, dilation))
-        result = write(0, inputs, weight, LinearOperator(dimensions, *spread, groups))
+        steps, borders, gaps = (tuple(part) * (dimensions // len(part)) for part in (stride, padding, dilation))
+        result = write(0, inputs, weight, LinearOperator(dimensions, steps, borders, gaps, groups))
         return result if bias is None else result + bias.reshape(-1, *[1] * dimensions)
     return None
+
+
+def _biased(product: Tensor, bias: Tensor, kwargs: Any) -> Tensor:
+    alpha, beta = float(kwargs.get("alpha", 1)), float(kwargs.get("beta", 1))
+    return product * alpha + bias * beta
 
 
 class RunTimeRouter:
@@ -377,5 +383,6 @@ class RunTimeRouter:
             return None
         if self.costs is None:
             return found.compute(name, args, kwargs)
-        self.costs.extend(found.cost(name, args, kwargs, formula(args)))
+        with _disable_current_modes():  # what it takes to find a cost is not part of the call
+            self.costs.extend(found.cost(name, args, kwargs, formula(args)))
         return None

@@ -178,6 +178,7 @@ class _Driver:
         self._tickets = count()
         self._numbers = count()
         self._rivals: list[Values] = []
+        self._parts: dict[str, int] = {}
         self._old_failures = retry_failed
 
     def run(self, executor: _LazyExecutor) -> Iterator[Trial]:
@@ -276,7 +277,9 @@ class _Driver:
 
     def _part(self, trial: Trial) -> int | None:
         name = self._strategy.partition
-        return None if name is None else int(digest(written_value(trial.configuration.get(name)))[:8], 16)
+        if name is None:
+            return None
+        return self._parts.setdefault(digest(written_value(trial.configuration.get(name))), len(self._parts))
 
     def _identity(self) -> str:
         """Return the digest of all that decides which designs are asked for."""

@@ -79,6 +79,8 @@ class WeightLayer:
         Added digitally, or None.
     note
         What a reader of the coverage table should know.
+    circuit
+        The module whose numbers the weights are, where they are the angles of a quantum circuit rather than a matrix.
     """
 
     kind: str
@@ -86,6 +88,7 @@ class WeightLayer:
     weight: nn.Parameter | WeightView
     bias: nn.Parameter | None = None
     note: str = ""
+    circuit: nn.Module | None = None
 
 
 def is_weight_layer(module: nn.Module) -> bool:
@@ -121,6 +124,9 @@ def weight_layer(layer: nn.Module) -> WeightLayer:
     >>> weight_layer(nn.Linear(3, 2)).kind
     'Linear'
     """
+    if hasattr(layer, "circuit_layer"):
+        circuit: WeightLayer = layer.circuit_layer()
+        return circuit
     if not isinstance(layer, MAPPABLE):
         raise NotMappedError("")
     base = next(kind for kind in MAPPABLE if isinstance(layer, kind))

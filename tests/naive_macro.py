@@ -8,7 +8,7 @@ from kernels import Key
 from tests import naive
 
 SHARE = 2.0**-15
-NEAR = 4.00941  # where the error probability is that share
+NEAR = 4.0087726  # where the error probability is that share
 PLANE = 2**20 * 1024
 CHOICE, PLACES = 2**40 * 1024, 2**41 * 1024
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from simulator.search.objective import Context
 
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 GOALS = {"miss": "minimize", "energy": "minimize"}
 
 
@@ -50,7 +53,10 @@ class Task:
         noise = [np.random.default_rng([context.seed, chip]).normal() for chip in context.chips]
         with (self.folder / f"{name}.ended").open("a") as file:
             file.write(f"{os.getpid()}\n")
-        return {"miss": [(configuration["bits"] - 5) ** 2 + configuration["x"] + 0.1 * n for n in noise], "energy": configuration["rows"] * 1.0}
+        return {
+            "miss": [(configuration["bits"] - 5) ** 2 + configuration["x"] + 0.1 * n for n in noise],
+            "energy": configuration["rows"] * 1.0,
+        }
 
 
 def run(folder: Path, store: Path | None, **options: Any) -> Any:
@@ -63,6 +69,32 @@ def run(folder: Path, store: Path | None, **options: Any) -> Any:
     defaults = {"goals": GOALS, "trials": 24, "strategy": TPE(batch=6, startup=6), "chips": 4, "fidelity": Fidelity(), "store": store}
     space = {"bits": Whole(2, 9), "rows": [64, 128, 256], "x": Real(0, 1)}
     return sim.sweep(task, space, **{**defaults, "progress": False, **options})
+
+
+def starts(folder: Path) -> Counter[str]:
+    return Counter({path.stem: len(path.read_text().split()) for path in folder.glob("*.begun")})
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(condition: Any, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def same(first: Any, second: Any) -> bool:
+    import pandas as pd
+
+    columns = [name for name in first.frame if name != "elapsed_s"]
+    pd.testing.assert_frame_equal(first.frame[columns], second.frame[columns], check_exact=True)
+    return True
 
 
 class Where:

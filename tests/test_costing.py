@@ -76,12 +76,13 @@ def test_the_published_macro_reaches_its_published_efficiency() -> None:
     assert "TOPS/W 137.5 at most (without input and output codes" in text and "two operations" in text and "TOPS not given" in text
 
 
-def test_the_tpu_reaches_its_peak_on_a_large_product() -> None:
+def test_the_tpu_comes_near_its_peak_on_a_large_product() -> None:
     tpu = SystolicArray.preset("tpu_v1_like", memories=())
     layer = nn.Linear(2560, 2560)
     chip = sim.compile(layer, tpu, example_inputs=torch.rand(4, 2560))
     found = sim.efficiency(chip.cost(torch.rand(40000, 2560)))
-    assert found.tops.value == pytest.approx(92, rel=0.02)
+    # 91.75 at peak, and each fold of 40,000 vectors takes 766 cycles to fill and empty.
+    assert found.tops.value == pytest.approx(2 * 65536 * 700e6 / 1e12 * 40000 / 40766)
     assert found.tops_per_watt.value is None and found.tops_per_mm2.missing == ("multiply-accumulate",)
 
 

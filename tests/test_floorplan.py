@@ -131,9 +131,10 @@ def test_the_graph_is_as_wide_as_the_macs_and_colored_by_hardware() -> None:
     assert widths == pytest.approx(sorted(max(0.03, BOX_INCHES * macs / table["macs"].max()) for macs in table["macs"]))
     colors = [box.get_facecolor() for box in sorted(boxes, key=lambda box: box.get_y())]
     assert len(set(colors)) == 3
-    # Down the page, from box to box: wherever the hardware changes there is a diamond.
-    changes = sum(first != second for first, second in itertools.pairwise(colors))
-    assert sum(line.get_marker() == "D" for line in axes.lines) == changes > 4
+    # Wherever numbers pass from one hardware to another there is a diamond.
+    flows = compiled.conversions
+    inside = ~flows["source"].eq("input") & ~flows["target"].eq("output") & flows["source_hardware"].ne(flows["target_hardware"])
+    assert sum(line.get_marker() == "D" for line in axes.lines) == inside.sum() > 4
     on = table.loc[table["hardware"] != "host", "macs"].sum() / table["macs"].sum()
     assert axes.texts[0].get_text().startswith(f"{on:.0%} of ")
 
@@ -155,3 +156,49 @@ def test_macs_that_are_not_known_are_not_zero_percent() -> None:
     axes = chip("no examples").graph_figure().axes[0]
     assert axes.texts[0].get_text() == "Multiply-accumulates are not known"
     assert any("MACs unknown" in text.get_text() for text in axes.texts)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.side = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x))) + self.side(x)
+
+
+def test_lines_follow_the_numbers_and_not_the_order_of_the_modules() -> None:
+    compiled = sim.compile(Block(), LARGE, example_inputs=torch.rand(2, 8))
+    axes = compiled.graph_figure().axes[0]
+    place = {text.get_text(): round(text.get_position()[1], 3) for text in axes.texts}
+    words = ["input", "first", "relu", "second", "side", "add", "output"]
+    assert sorted(words, key=lambda word: place[word]) == words
+    straight = {
+        tuple(round(float(y), 3) for y in line.get_ydata())
+        for line in axes.lines
+        if len(line.get_xdata()) == 2 and line.get_xdata()[0] == line.get_xdata()[1] and line.get_marker() != "D"
+    }
+    flows = {
+        ("input", "first"),
+        ("first", "relu"),
+        ("relu", "second"),
+        ("second", "add"),
+        ("side", "add"),
+        ("input", "side"),
+        ("add", "output"),
+    }
+    assert straight == {(place[source], place[target]) for source, target in flows}
+
+
+def test_a_layer_that_is_not_called_is_in_the_picture() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.used(x)
+
+    figure = sim.compile(Half(), LARGE, example_inputs=torch.rand(1, 4)).graph_figure()
+    assert "Linear, not called, 1 array" in [text.get_text() for text in figure.axes[0].texts]
+    check_words(figure)

@@ -224,8 +224,7 @@ def test_bits_do_not_depend_on_threads() -> None:
 @large
 def test_bits_do_not_depend_on_the_jit() -> None:
     code = (
-        "import torch\nfrom kernels import Key, normal\nfrom kernels.comparator import NEAR, candidates, error_probability
-from kernels.macro import read_bit_lines\n"
+        "import torch\nfrom kernels import Key, normal\nfrom kernels.macro import read_bit_lines\n"
         "key = Key(3, 4)\nsteps = (2.0 ** torch.arange(3, -1, -1)).reshape(1, 4, 1).expand(2, 4, 50).contiguous()\n"
         "out = read_bit_lines(9 * normal(key, (30, 50)), steps, sampling_sigma=0.3, comparator_sigma=0.2, key=key)\n"
         "print(out.double().mul(torch.arange(1500).reshape(30, 50)).sum().item())\n"

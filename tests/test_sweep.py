@@ -54,13 +54,22 @@ def counting(tmp_path: Path) -> Counting:
     return Counting(tmp_path / "calls")
 
 
-STRATEGIES = ["random", "quasi_random", TPE(batch=5, startup=5), NSGA2(population=6), "nsga3", Predictor(model="ridge", batch=5, startup=10)]
+STRATEGIES = [
+    "random",
+    "quasi_random",
+    TPE(batch=5, startup=5),
+    NSGA2(population=6),
+    "nsga3",
+    Predictor(model="ridge", batch=5, startup=10, candidates=200),
+]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_a_sweep_that_is_extended_bit_by_bit_is_the_same_as_one_run(strategy: Any, counting: Counting, tmp_path: Path) -> None:
     def run(trials: int, store: Path | None) -> sim.Sweep:
-        return sim.sweep(counting, SPACE, goals=GOALS, limits={"energy": (None, 20)}, trials=trials, strategy=strategy, chips=2, store=store)
+        return sim.sweep(
+            counting, SPACE, goals=GOALS, limits={"energy": (None, 20)}, trials=trials, strategy=strategy, chips=2, store=store
+        )
 
     whole = run(32, None)
     before = len(counting.calls)
@@ -157,7 +166,9 @@ def test_nan_is_a_failure_and_never_the_best() -> None:
 
     for direction, best in (("minimize", 0), ("maximize", 2)):
         for strategy in ("grid", "tpe", "nsga2", "predictor"):
-            found = sim.sweep(objective, {"x": [0, 1, 2]}, goals={"y": direction}, strategy=strategy, trials=None if strategy == "grid" else 12)
+            found = sim.sweep(
+                objective, {"x": [0, 1, 2]}, goals={"y": direction}, strategy=strategy, trials=None if strategy == "grid" else 12
+            )
             assert found.best()["x"] == best
             failed = found.frame[found.frame["x"] == 1]
             assert (failed["state"] == "failed").all() and failed["failure"].str.contains("not a best value").all()

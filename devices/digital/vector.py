@@ -38,7 +38,7 @@ class VectorUnit(Hardware):
     >>> unit = VectorUnit(lanes=256, frequency_hertz="700 MHz", precision="bfloat16")
     >>> row = unit.cost("norm", "layer_norm", operations=7000, moved_bytes=2048)
     >>> round(row.latency_s * 700e6), row.energy_j, row.note
-    (28, None, 'not given: joule_per_operation, joule_per_byte, bandwidth_bytes_per_s, area_m2')
+    (28, None, 'not given: joule_per_operation, joule_per_byte, bandwidth_bytes_per_s')
     """
 
     precision: Precision = "float32"
@@ -97,8 +97,6 @@ class VectorUnit(Hardware):
         elif moved_bytes and self.bandwidth_bytes_per_s is not None:
             seconds.append(moved_bytes / self.bandwidth_bytes_per_s)
         notes = ["no formula for its operations"] if operations is None else []
-        if self.area_m2 is None:
-            absent.append("area_m2")
         if absent:
             notes.append(f"not given: {', '.join(absent)}")
         unknown = operations is None
@@ -107,7 +105,7 @@ class VectorUnit(Hardware):
             layer=layer,
             hardware=owner or type(self).__name__,
             term=term,
-            area_m2=self.area_m2,
+            area_m2=0.0,  # `area` has it
             energy_j=None if unknown or not energies else sum(energies),
             latency_s=None if unknown or not seconds else max(seconds),
             bytes=moved_bytes,
@@ -117,6 +115,32 @@ class VectorUnit(Hardware):
             input_bits=None if macs is None else bits,
             weight_bits=None if macs is None else bits,
             node_m=self.node_m,
-            # All layers take turns on one unit, which is there once.
-            resource=f"{type(self).__name__} {self.fingerprint()[:8]}",
+            resource=self._resource,
         )
+
+    def area(self, owner: str = "") -> Cost:
+        """Return the cost row of the unit's area, which is there once for all layers.
+
+        Parameters
+        ----------
+        owner
+            Name of the array that the unit belongs to; empty: it is on its own.
+        """
+        name = owner or type(self).__name__
+        return Cost(
+            layer=name,
+            hardware=name,
+            term="vector unit",
+            energy_j=0.0,
+            latency_s=0.0,
+            area_m2=self.area_m2,
+            static=True,
+            node_m=self.node_m,
+            note="" if self.area_m2 is not None else "not given: area_m2",
+            resource=self._resource,
+        )
+
+    @property
+    def _resource(self) -> str:
+        # All layers take turns on one unit.
+        return f"{type(self).__name__} {self.fingerprint()[:8]}"

@@ -1,12 +1,13 @@
 """What calibration experiments share: measuring a set of schedules, a fit that can be looked at, and fits of oscillations."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import curve_fit
+from scipy.optimize import OptimizeWarning, curve_fit
 
 from devices.quantum.readout import bit_probabilities, draw_counts, marginal
 from devices.quantum.schedule import Schedule
@@ -113,8 +114,11 @@ def fit_curve(
     >>> round(found["slope"], 6)
     3.0
     """
-    best, covariance = curve_fit(function, x, y, p0=list(guess), maxfev=20_000)
-    deviations = np.sqrt(np.clip(np.diag(np.atleast_2d(covariance)), 0.0, None))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OptimizeWarning)  # an exact fit has no covariance: its parameters are exact
+        best, covariance = curve_fit(function, x, y, p0=list(guess), maxfev=20_000)
+    variances = np.nan_to_num(np.diag(np.atleast_2d(covariance)), nan=0.0, posinf=0.0)
+    deviations = np.sqrt(np.clip(variances, 0.0, None))
     return dict(zip(names, map(float, best), strict=True)), dict(zip(names, map(float, deviations), strict=True))
 
 

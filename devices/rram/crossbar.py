@@ -1,7 +1,7 @@
 """The design of an RRAM crossbar: cells, array, mapping and converters."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -33,6 +33,10 @@ class RRAMCrossbar(Hardware):
         are shifted and added digitally.
     analog_input_slices
         The same for the slices of the inputs (`DAC.slice_bits`).
+    noise_arithmetic
+        Arithmetic of the product that gives the variance of a read. ``bfloat16`` is an approximation, two to four times faster than
+        ``float32`` where the processor multiplies it: the standard deviation of every output is off by less than 0.3 % (three roundings
+        of at most 2^-9 of the variance, whose terms are all positive), 0.06 % in the mean square of 300 rows and 0.12 % of 3.
     wires
         Resistance of rows and columns; None is none. An array is wired as large as it is filled.
     stuck
@@ -71,6 +75,7 @@ class RRAMCrossbar(Hardware):
     mapping: SerializeAsAny[WeightMapping] = DifferentialMapping()
     analog_weight_slices: bool = False
     analog_input_slices: bool = False
+    noise_arithmetic: Literal["float32", "bfloat16"] = "float32"
     wires: Wires | None = None
     stuck: StuckCells | None = None
     temperature: Temperature | None = None

@@ -17,7 +17,7 @@ from simulator.link.addresses import CLIENTS, SERVER, LinkError, check_address, 
 from simulator.link.device import Description
 from simulator.link.messages import Array, Frame, Message, MessageError, decode, encode
 from simulator.link.recording import SCHEME, Recorder, Replay, anonymous
-from simulator.link.server import HEARTBEAT_MS, SILENCE_MS
+from simulator.link.server import BUFFER_BYTES, HEARTBEAT_MS, SILENCE_MS
 
 RESEND_SECONDS = 5.0
 """After so long without an answer a request is sent again: the server does it once, however often it arrives."""
@@ -150,9 +150,10 @@ class Wire:
         for option, value in (
             (zmq.LINGER, 200), (zmq.IDENTITY, self.session), (zmq.SNDHWM, 0), (zmq.RCVHWM, 0), (zmq.RECONNECT_IVL, 50),
             (zmq.RECONNECT_IVL_MAX, 500), (zmq.HEARTBEAT_IVL, HEARTBEAT_MS), (zmq.HEARTBEAT_TIMEOUT, SILENCE_MS),
-            (zmq.IPV6, int("[" in chip.address)),
+            (zmq.IPV6, int("[" in chip.address)), (zmq.SNDBUF, BUFFER_BYTES), (zmq.RCVBUF, BUFFER_BYTES),
         ):  # fmt: skip
             self._socket.setsockopt(option, value)
+        self._socket.copy_threshold = BUFFER_BYTES
         if keys is not None:
             own = load_key(_own_key(keys), "Field `keys`: the client's key", secret=True)
             server = load_key(keys / f"{SERVER}.key", "Field `keys`: the server's key", secret=False)

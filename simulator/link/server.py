@@ -23,6 +23,8 @@ KEPT_ANSWERS = 64
 SESSIONS = 256
 """Clients that are remembered; the one that was silent longest is forgotten first."""
 HEARTBEAT_MS, SILENCE_MS = 1000, 5000
+BUFFER_BYTES = 4 << 20
+"""Buffers of the connection; shorter frames are copied, which costs less than keeping track of who still reads them."""
 
 Answer = tuple[dict[str, Any], dict[str, Array]]
 
@@ -88,8 +90,10 @@ class Server:
         for option, value in (
             (zmq.LINGER, 1000), (zmq.MAXMSGSIZE, message_bytes), (zmq.ROUTER_HANDOVER, 1), (zmq.SNDHWM, 0), (zmq.RCVHWM, 64),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS), (zmq.HEARTBEAT_TIMEOUT, SILENCE_MS), (zmq.IPV6, int("[" in address)),
+            (zmq.SNDBUF, BUFFER_BYTES), (zmq.RCVBUF, BUFFER_BYTES),
         ):  # fmt: skip
             self._socket.setsockopt(option, value)
+        self._socket.copy_threshold = BUFFER_BYTES
         try:
             if keys is not None:
                 self._require_keys(Path(keys), ThreadAuthenticator(self._context))

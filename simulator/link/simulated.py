@@ -17,7 +17,7 @@ from simulator.link.cells import CellArray, cells_of
 from simulator.link.device import Description, Device, DeviceError, Floats, Integers
 from simulator.link.messages import Array, MessageError
 from simulator.link.protocol import OpenLayer
-from simulator.link.trees import join, split
+from simulator.link.trees import join, split, tensor_of
 from simulator.operators import LinearOperator
 from simulator.weight_layers import NotMappedError, WeightLayer
 
@@ -144,7 +144,7 @@ class SimulatedDevice(Device):
         """Return the cost rows of one read."""
         found = self._layer(layer)
         with one_thread():
-            return [asdict(row) for row in found.cost(_tensor(inputs), _tensor(outputs))]
+            return [asdict(row) for row in found.cost(tensor_of(inputs), tensor_of(outputs))]
 
     def save_layer(self, layer: str) -> tuple[dict[str, Any], dict[str, Array]]:
         """Return programmed cells, ranges, seed, age and counters."""
@@ -230,7 +230,7 @@ class SimulatedDevice(Device):
         layer.mode = mode
         try:
             with torch.no_grad(), one_thread():
-                result: Tensor = layer(_tensor(inputs))
+                result: Tensor = layer(tensor_of(inputs))
                 return result
         finally:
             layer.mode = Mode.HARDWARE
@@ -239,8 +239,3 @@ class SimulatedDevice(Device):
         if self._cells is None:
             raise self._cannot("give access to its cells")
         return self._cells
-
-
-def _tensor(array: Array) -> Tensor:
-    """Return a tensor of the array's numbers, without a copy where they may be written to."""
-    return torch.from_numpy(array if array.flags.writeable else np.array(array))

@@ -11,6 +11,17 @@ from simulator.link.messages import ARRAYS, Array, MessageError
 MARK = "__array__"
 
 
+def tensor_of(array: Array) -> Tensor:
+    """Return a tensor of an array: over its own memory where that came with a message, and so belongs to nobody else.
+
+    Examples
+    --------
+    >>> tensor_of(np.frombuffer(bytes(8), np.float32))
+    tensor([0., 0.])
+    """
+    return torch.from_numpy(array if array.flags.writeable else np.array(array))
+
+
 def split(state: Any) -> tuple[Any, dict[str, Array]]:
     """Return a state with a mark in the place of each tensor, and the tensors as arrays by the mark's text.
 

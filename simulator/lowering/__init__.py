@@ -8,13 +8,16 @@ from functools import singledispatch
 
 from devices.base import DigitalArray
 from devices.design import Design
+from devices.quantum import TransmonBackend
 from devices.remote import RemoteChip
 from devices.rram import RRAMCrossbar
 from devices.sram import SRAMMacro
+from devices.system import TiledSystem
 from simulator.hardware import HardwareLayer
 from simulator.lowering.crossbar import CrossbarLayer
 from simulator.lowering.digital import DigitalLayer
 from simulator.lowering.macro import MacroLayer
+from simulator.lowering.pulses import PulseLayer
 from simulator.lowering.remote import RemoteLayer
 from simulator.weight_layers import NotMappedError, WeightLayer, WeightView, weight_layer
 
@@ -23,6 +26,7 @@ __all__ = [
     "DigitalLayer",
     "MacroLayer",
     "NotMappedError",
+    "PulseLayer",
     "RemoteLayer",
     "WeightLayer",
     "WeightView",
@@ -78,5 +82,17 @@ def _(design: DigitalArray, layer: WeightLayer, name: str, seed: int) -> Hardwar
 
 
 @lower.register
+def _(design: TransmonBackend, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
+    return PulseLayer(name, seed, design, layer)
+
+
+@lower.register
 def _(design: RemoteChip, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
     return RemoteLayer(name, seed, design, layer)
+
+
+@lower.register
+def _(design: TiledSystem, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
+    lowered = lower(design.arrays, layer, name, seed)
+    lowered.system = design
+    return lowered

@@ -22,7 +22,7 @@ class Terms:
     weight
         Effective weight codes: what was asked for plus the error of the conductances.
     square, cross
-        Of the weight's shape, or None where reads are exact, or wires have no resistance.
+        Of the weight's shape, or None where reads are exact, or wires have no resistance; `square` in the arithmetic of its product.
     constant
         One number an output, or None.
     mean
@@ -38,11 +38,16 @@ class Terms:
     mean: Tensor | None = None
     reference: "Terms | None" = None
 
+    def power(self, operator: LinearOperator, squares: Tensor) -> Tensor:
+        """Return the variance without wires' terms for squared inputs, in float32; the product in the arithmetic of `square`."""
+        assert self.square is not None
+        return multiply(operator, squares.to(self.square.dtype), self.square).float()
+
     def variance(self, operator: LinearOperator, inputs: Tensor) -> Tensor | None:
         """Return the variance of a read of these inputs, of the outputs' shape, or None where reads are exact."""
         if self.square is None:
             return None
-        total = multiply(operator, inputs * inputs, self.square)
+        total = self.power(operator, inputs * inputs)
         if self.cross is None or self.constant is None or self.mean is None:
             return total
         mean = operator(_channel_sums(operator, inputs), self.mean)
@@ -161,11 +166,12 @@ def build_arrays(
     if design.adc is None and wired.cross is None:
         # Arrays are one, too, where their noise does not look at their own mean.
         tiles = (_whole(mapped.codes),)
+    arithmetic = torch.bfloat16 if design.noise_arithmetic == "bfloat16" else torch.float32
     lines = [
         Line(
             s,
             part.sign * (1.0 if collapse else mapped.radix[s]),
-            [part.terms(s, t, tile, operator) for t, tile in enumerate(tiles)],
+            [part.terms(s, t, tile, operator, arithmetic) for t, tile in enumerate(tiles)],
             part.references,
         )
         for part in parts
@@ -208,16 +214,16 @@ class _Part:
             common=None if self.common is None else self.common.added(radix),
         )
 
-    def terms(self, s: int, t: int, tile: RowTile, operator: LinearOperator) -> Terms:
+    def terms(self, s: int, t: int, tile: RowTile, operator: LinearOperator, arithmetic: torch.dtype) -> Terms:
         """Return what one slice has in one tile."""
         cut = operator.tile_weight
         return Terms(
             cut(self.codes[s], tile),
-            None if self.square is None else cut(self.square[s], tile),
+            None if self.square is None else cut(self.square[s], tile).to(arithmetic),
             None if self.cross is None else cut(self.cross[s], tile),
             None if self.constants is None else self.constants[t][s],
             None if self.cross is None else cut(torch.ones_like(self.codes[s][: operator.groups]), tile)[:, :1] / tile.rows,
-            None if self.common is None else self.common.terms(s, t, tile, operator),
+            None if self.common is None else self.common.terms(s, t, tile, operator, arithmetic),
         )
 
 

@@ -39,7 +39,7 @@ class CrossbarRanges:
     @property
     def _digital_slices(self) -> bool:
         design = self.design
-        return design.adc is not None and design.dac is not None and design.dac.slice_bits is not None and not design.analog_input_slices
+        return design.adc is not None and design.input_slices > 1 and not design.analog_input_slices
 
     def start_pass(self, number: int) -> None:
         """Begin a pass over the data."""

@@ -53,7 +53,8 @@ class Reading:
     input_range
         Full scale of the DAC, or None for each batch's own.
     output_ranges
-        Full scale of the ADC for each slice, in input codes (or, of sliced inputs, digits) times weight codes; None for each batch's own.
+        Full scale of the ADC for each slice, in inputs times weight codes (of inputs whose slices are converted one by one, in digits times
+        weight codes); None for each batch's own.
     hear
         Told of every conversion, or None.
     """
@@ -181,7 +182,7 @@ class Reading:
         ranges = None if self.output_ranges is None else self.output_ranges[0]
         if fused and not isinstance(ranges, Tensor) and (self.tables is None or self.tables.thresholds is None):
             for t, tile in enumerate(arrays.tiles):
-                self._fused(self._of_tile(drive, t, tile), line, line.terms[t], key.fold(0, t), worth, out, t > 0)
+                self._fused(self._of_tile(drive, t, tile), line, line.terms[t], key.fold(0, t), (unit, worth), out, t > 0)
         else:
             self._stacked(drive, unit, key, out)
             if worth != 1.0:
@@ -196,12 +197,12 @@ class Reading:
         if bias is not None:
             out.add_(along(bias))
 
-    def _fused(self, drive: Drive, line: Line, terms: Terms, key: Key, worth: float, out: Tensor, accumulate: bool) -> None:
+    def _fused(self, drive: Drive, line: Line, terms: Terms, key: Key, units: tuple[float, float], out: Tensor, accumulate: bool) -> None:
         """Read one array whose outputs take one uniform conversion each."""
         currents = multiply(self.operator, drive.total(), terms.weight)
         variance = self._variance(drive, terms)
         adc = self.design.adc
-        scale = worth * line.factor
+        scale = units[1] * line.factor
         if adc is None and variance is None:
             if accumulate:
                 out.add_(currents, alpha=scale)
@@ -210,8 +211,7 @@ class Reading:
             return
         step, limit, low = 0.0, 0, 0
         if adc is not None:
-            fixed = None if self.output_ranges is None else self.output_ranges[line.slice]
-            full = float(fixed) if fixed is not None else _largest(currents)
+            full = _largest(currents) if self.output_ranges is None else float(self._range(line, units[0]))
             step, limit, low = (adc.step(full), adc.limit, adc.lowest) if full > 0 else (0.0, 0, 0)
         if self.hear is not None and step:
             if variance is not None:
@@ -240,7 +240,7 @@ class Reading:
             return found if found is None or radix == 1.0 else found * radix**2
         if terms.cross is None:
             power = sum((radix**2 * values.square() for radix, values in drive.slices), torch.zeros(()))
-            return multiply(self.operator, power, terms.square)
+            return terms.power(self.operator, power)
         parts = [(radix, terms.variance(self.operator, values)) for radix, values in drive.slices]
         return sum((radix**2 * part for radix, part in parts if part is not None), torch.zeros(()))
 
@@ -252,19 +252,18 @@ class Reading:
             if not lines:
                 continue
             columns = lines[0].terms[0].weight.shape[0] // operator.groups
-            into = out.view(len(out), operator.groups, columns, -1)
-            if references:
-                into = torch.zeros(len(out), operator.groups, columns, into.shape[-1], device=out.device)
+            sizes = len(out), operator.groups, columns, prod(out.shape[2:])
+            into = torch.zeros(sizes, device=out.device) if references else out.view(sizes)
             stack = self._stack(references)
             for t, tile in enumerate(arrays.tiles):
                 part = self._of_tile(drive, t, tile)
                 stream = key.fold("references", t) if references else key.fold(0, t)
                 currents, radices = self._currents(part, stack[t], stream)
-                values = currents.view(len(radices), len(out), operator.groups, len(lines), columns, -1)
-                self._convert(values, lines, radices, t, into, references or t > 0)
+                values = currents.view(len(radices), len(out), operator.groups, len(lines), columns, sizes[-1])
+                self._convert(values, lines, radices, (t, unit), into, references or t > 0)
             if references:
                 assert arrays.reference_of is not None
-                spread = into.reshape(len(out), -1, into.shape[-1]).index_select(1, arrays.reference_of)
+                spread = into.flatten(1, 2).index_select(1, arrays.reference_of)
                 out.add_(spread.view(out.shape))
 
     def _stack(self, references: bool) -> list[Terms]:
@@ -300,9 +299,9 @@ class Reading:
                 currents.sub_(spread.reshape(currents.shape))
         return currents, radices
 
-    def _convert(self, values: Tensor, lines: list[Line], radices: list[float], t: int, into: Tensor, accumulate: bool) -> None:
-        """Digitize (input slices, samples, groups, lines, columns, positions) and add up."""
-        adc = self.design.adc
+    def _convert(self, values: Tensor, lines: list[Line], radices: list[float], place: tuple[int, float], into: Tensor, accumulate: bool) -> None:
+        """Digitize (input slices, samples, groups, lines, columns, positions) of a tile and add up; `place` is the tile and an input's unit."""
+        adc, (t, unit) = self.design.adc, place
         groups, columns = values.shape[2], values.shape[4]
         factors = torch.tensor([[radix * line.factor for line in lines] for radix in radices], device=values.device)
         steps = torch.zeros(len(lines), 1, device=values.device)
@@ -310,7 +309,7 @@ class Reading:
         thresholds = converter = None
         if adc is not None:
             low, high = adc.lowest, adc.limit
-            fulls = [self._full(values[:, :, :, index], line) for index, line in enumerate(lines)]
+            fulls = [self._full(values[:, :, :, index], line, unit) for index, line in enumerate(lines)]
             width = 1 if all(full.numel() == 1 for full in fulls) else groups * columns
             steps = torch.stack([full.expand(width) for full in fulls]).contiguous() / adc.limit
             if self.tables is not None and self.tables.thresholds is not None:
@@ -321,11 +320,17 @@ class Reading:
                 self.hear(values / sizes.reshape(len(lines), groups, columns, 1).transpose(0, 1), low, high)
         shift_add(values, steps, factors, low, high, thresholds=thresholds, converter=converter, out=into, accumulate=accumulate)
 
-    def _full(self, values: Tensor, line: Line) -> Tensor:
-        """Return the full scale of a line's conversions, one number or one a column."""
+    def _range(self, line: Line, unit: float) -> Range:
+        """Return the full scale of a line's conversions in codes of what the rows carry times weight codes."""
+        assert self.output_ranges is not None
+        found = self.output_ranges[line.slice]
+        return found if self._stacked_slices > 1 else found / unit
+
+    def _full(self, values: Tensor, line: Line, unit: float) -> Tensor:
+        """Return that of a line, one number or one a column, on the device of its values."""
         if self.output_ranges is None:
             return values.abs().amax().reshape(1) if values.numel() else torch.zeros(1, device=values.device)
-        found = torch.as_tensor(self.output_ranges[line.slice], dtype=torch.float32, device=values.device).reshape(-1)
+        found = torch.as_tensor(self._range(line, unit), dtype=torch.float32, device=values.device).reshape(-1)
         # The reference column is converted like the outputs that it is taken from: by the largest of their ranges.
         return found.amax().reshape(1) if line.references else found
 

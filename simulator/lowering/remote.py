@@ -16,7 +16,7 @@ from simulator.hardware import HardwareLayer, Mode, Placement
 from simulator.link.addresses import LinkError
 from simulator.link.client import connect, forget
 from simulator.link.messages import Array
-from simulator.link.trees import join, split
+from simulator.link.trees import join, split, tensor_of
 from simulator.masters import WeightMark
 from simulator.weight_layers import NotMappedError, WeightLayer
 
@@ -169,8 +169,7 @@ class RemoteLayer(HardwareLayer):
         """Return the outputs without bias."""
         self.reads += 1
         _, arrays = self._ask("read_layer", {"state": self._state, "read": self.reads}, inputs=inputs)
-        # What came over the wire is read-only memory of the message; nothing here may write into it.
-        return torch.from_numpy(arrays["outputs"].copy()).to(inputs.device)
+        return tensor_of(arrays["outputs"]).to(inputs.device)
 
     def _with_bias(self, outputs: Tensor) -> Tensor:
         bias: Tensor | None = self.bias

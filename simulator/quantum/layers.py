@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from devices.quantum import TransmonBackend
 from devices.quantum.readout import bit_probabilities
 from kernels.random import Key, uniform
+from simulator.hardware import inside_hardware
 from simulator.operators import LinearOperator
 from simulator.quantum.circuits import Circuit, z_expectations
 from simulator.quantum.programs import CircuitProgram, PulseProgram, TrainedPulses
@@ -62,7 +63,7 @@ class QuantumModule(nn.Module, ABC):
         found = z_expectations(probabilities, self.reads, self.qubits) if self.readout == "z" else probabilities
         return found.float()
 
-    def weight_layer(self) -> WeightLayer:
+    def circuit_layer(self) -> WeightLayer:
         """Return what a lowering gets: the trained angles, and this module as their circuit."""
         return WeightLayer(type(self).__name__, LinearOperator(0), self.weight, None, "", self)
 
@@ -76,7 +77,8 @@ class QuantumModule(nn.Module, ABC):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute the layer without any error, for inputs ``(batch, inputs)``; returns ``(batch, outputs)`` float32."""
-        return self.decode(self.probabilities(inputs, self.weight))
+        with inside_hardware():  # the host that simulates is not the digital unit that the model's operations are counted for
+            return self.decode(self.probabilities(inputs, self.weight))
 
 
 class VariationalCircuit(QuantumModule):

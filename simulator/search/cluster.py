@@ -143,7 +143,10 @@ class DaskCluster(Executor):
     def _threads(self) -> dict[str, int]:
         now = time.monotonic()
         if now - self._seen[0] > 1.0:
-            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+            workers = self._client.scheduler_info(n_workers=-1).get("workers")
+            if workers is None:
+                self._require_scheduler()
+                return self._seen[1]
             self._seen = (now, {address: int(worker["nthreads"]) for address, worker in workers.items()})
         return self._seen[1]
 

@@ -15,6 +15,8 @@ LATE_SECONDS = 5.0
 LATE_AFTER = 3
 """Jobs that must have ended before any is late."""
 POLL_SECONDS = 0.5
+LOOKAHEAD = 16
+"""Jobs per worker that are handed over at once where the space is divided among the workers, so that each finds its own."""
 REMEMBERED = 200
 
 
@@ -38,12 +40,14 @@ def dispatch(
     copied: set[int] = set()
     times: deque[float] = deque(maxlen=REMEMBERED)
     exhausted = False
+    ahead = 1
     while True:
-        while not exhausted and len(running) + len(copied) < executor.slots:
+        while not exhausted and len(running) + len(copied) < executor.slots * ahead:
             job = next(remaining, None)
             if job is None:
                 exhausted = True
             else:
+                ahead = 1 if job.part is None else LOOKAHEAD
                 executor.submit(job)
                 running[job.ticket] = (job, time.monotonic())
         if not running:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simulator.fingerprints import digest
 from simulator.search.front import improvement, non_dominated
 from simulator.search.objective import Goals
-from simulator.search.space import Configuration, Space, written_value
+from simulator.search.space import Configuration, Space
 from simulator.search.strategies import Predictor, Proposal, QuasiRandom, Searching, Told
 
 Array = npt.NDArray[np.float64]
@@ -37,7 +36,7 @@ class PredictorSearch(Searching):
 
     def __init__(self, plan: Predictor, space: Space, goals: Goals, seed: int) -> None:
         self._plan, self._space, self._goals, self._seed = plan, space, goals, seed
-        self._tried: set[str] = set()
+        self._tried: set[bytes] = set()
         self._found: list[tuple[Configuration, Array, Array]] = []
         size = space.size if all(kind.size is not None for kind in space.parameters.values()) else None
         self._whole = list(space) if size is not None and size <= plan.candidates else None
@@ -56,7 +55,7 @@ class PredictorSearch(Searching):
     def tell(self, batch: int, told: Sequence[Told]) -> None:
         """Take in a batch."""
         for one in told:
-            self._tried.add(_name(one.proposal.configuration))
+            self._tried.add(self._name(one.proposal.configuration))
             if one.values is not None:
                 costs, violations = np.array(self._goals.costs(one.values)), np.array(self._goals.violations(one.values))
                 self._found.append((one.proposal.configuration, costs, violations))
@@ -64,29 +63,31 @@ class PredictorSearch(Searching):
     def _new(self, proposed: Iterable[Configuration], count: int, random: np.random.Generator) -> list[Configuration]:
         """Return designs that were not tried: those proposed, and draws in place of the others until the space has no more."""
         draws = (self._space.at(random.random(len(self._space.parameters))) for _ in range(50 * count))
-        found: dict[str, Configuration] = {}
+        found: dict[bytes, Configuration] = {}
         for configuration in (*proposed, *draws):
-            if len(found) < count and _name(configuration) not in self._tried:
-                found.setdefault(_name(configuration), configuration)
+            if len(found) < count and self._name(configuration) not in self._tried:
+                found.setdefault(self._name(configuration), configuration)
         return list(found.values())
 
     def _pool(self, random: np.random.Generator) -> list[Configuration]:
         if self._whole is not None:
-            return [configuration for configuration in self._whole if _name(configuration) not in self._tried]
-        names, found = set(self._tried), []
-        parents = [self._shares(self._found[index][0], random) for index in self._best()[:ELITE]]
-        for _ in range(self._plan.candidates):
-            first, second = (parents[random.integers(len(parents))] for _ in range(2))
-            shares = np.where(random.random(len(first)) < 0.5, first, second)
-            moved = random.random(len(first)) < max(1.0 / len(first), 0.15)
-            near = np.clip(shares + 0.15 * random.standard_normal(len(first)), 0.0, 1.0 - 1e-9)
-            far = random.random(len(first))
-            shares = np.where(moved, np.where(random.random(len(first)) < 0.5, near, far), shares)
-            configuration = self._space.at(shares)
-            if _name(configuration) not in names:
-                names.add(_name(configuration))
-                found.append(configuration)
-        return found
+            return [configuration for configuration in self._whole if self._name(configuration) not in self._tried]
+        parents = np.array([self._shares(self._found[index][0], random) for index in self._best()[:ELITE]])
+        sides, count = parents.shape[1], self._plan.candidates
+        first, second = (parents[random.integers(len(parents), size=count)] for _ in range(2))
+        shares = np.where(random.random((count, sides)) < 0.5, first, second)
+        moved = random.random((count, sides)) < max(1.0 / sides, 0.15)
+        near = np.clip(shares + 0.15 * random.standard_normal((count, sides)), 0.0, 1.0 - 1e-9)
+        far = random.random((count, sides))
+        shares = np.where(moved, np.where(random.random((count, sides)) < 0.5, near, far), shares)
+        found: dict[bytes, Configuration] = {}
+        for point in shares:
+            configuration = self._space.at(point)
+            found.setdefault(self._name(configuration), configuration)
+        return [configuration for name, configuration in found.items() if name not in self._tried]
+
+    def _name(self, configuration: Configuration) -> bytes:
+        return self._space.encode(configuration).tobytes()
 
     def _shares(self, configuration: Configuration, random: np.random.Generator) -> Array:
         shares = []
@@ -207,7 +208,3 @@ def _regressor(model: Any, features: int) -> Any:
     if callable(model):
         return model()
     raise ValueError(f'Argument `model` must be "ridge", "svr", "gaussian_process" or a function that makes a regressor, but got {model!r}')
-
-
-def _name(configuration: Configuration) -> str:
-    return digest({name: written_value(value) for name, value in configuration.items()})

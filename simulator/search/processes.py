@@ -162,7 +162,8 @@ class Processes(Executor):
             if worker.job is None and worker.ready and self._waiting:
                 busy = {other.job.ticket for other in self._workers if other.job is not None}
                 own = (job for job in self._waiting if job.part is not None and job.part % self._count == worker.place)
-                job = next(own, self._waiting[0])
+                # With none of its own left it takes the last, which the worker it belongs to would do last.
+                job = next(own, self._waiting[0] if self._waiting[0].part is None else self._waiting[-1])
                 if job.ticket in busy and len(self._waiting) > 1:
                     job = next((other for other in self._waiting if other.ticket not in busy), job)
                 self._waiting.remove(job)

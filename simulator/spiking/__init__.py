@@ -5,6 +5,7 @@ from simulator.spiking.cores import CorePlacement
 from simulator.spiking.errors import conversion_error
 from simulator.spiking.events import moving_shapes, tonic_events
 from simulator.spiking.inspection import cores, roundings
+from simulator.spiking.interchange import ImportedGraph, from_nir, to_nir
 from simulator.spiking.losses import Unrolled, mean_loss, tet_loss, train_spiking
 from simulator.spiking.neurons import LIF, reset_states, unroll
 from simulator.spiking.recipes import (
@@ -23,6 +24,7 @@ __all__ = [
     "AdvancedCalibration",
     "CorePlacement",
     "EarlyExit",
+    "ImportedGraph",
     "LeastErrorThreshold",
     "LightCalibration",
     "MaximumThreshold",
@@ -36,11 +38,13 @@ __all__ = [
     "conversion_error",
     "cores",
     "early_exit",
+    "from_nir",
     "mean_loss",
     "moving_shapes",
     "reset_states",
     "roundings",
     "tet_loss",
+    "to_nir",
     "tonic_events",
     "train_spiking",
     "unroll",

@@ -131,7 +131,7 @@ def _groups(traced: Traced, kinds: Mapping[str, str]) -> tuple[dict[str, list[st
             )
         units[name] = known.pop() if known else 1
         if isinstance(stage.step, Pool) and currents:
-            units[name] *= stage.step.places
+            units[name] *= stage.step.divisor
         for source in currents:
             leader[lead(source)] = lead(name)
     found: dict[str, list[str]] = {}

@@ -279,17 +279,23 @@ class Pool(Step):
         Of the layer.
     kernel, stride, padding
         As in torch, one number a dimension.
+    divisor
+        What a sum is divided by; None for the number of its places, 1 for sum pooling.
     """
 
-    def __init__(self, name: str, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> None:
+    def __init__(
+        self, name: str, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], divisor: int | None = None
+    ) -> None:
         super().__init__(name)
         self.kernel, self.stride, self.padding = tuple(kernel), tuple(stride), tuple(padding)
         self.places = math.prod(self.kernel)
+        self.divisor = divisor or self.places
 
     def reference(self, *inputs: Tensor) -> Tensor:
         """Average."""
         pooling = functional.avg_pool2d if len(self.kernel) == 2 else functional.avg_pool1d
-        return pooling(inputs[0], self.kernel, self.stride, self.padding)
+        found = pooling(inputs[0], self.kernel, self.stride, self.padding)
+        return found if self.divisor == self.places else found * (self.places / self.divisor)
 
     def spiking(self, *inputs: Signal) -> Signal:
         """Add up spikes, or average currents."""
@@ -303,14 +309,14 @@ class Pool(Step):
         if counts.dtype == torch.uint8 and self.places > 255:
             raise ValueError(f"Layer `{self.name}`: at most 255 places can be pooled, but got {self.places}; pool in two steps")
         exact = torch.float32 if counts.dtype == torch.uint8 else torch.float64
-        return merged(lambda flat: (self.reference(flat.to(exact)) * self.places).round_().to(counts.dtype), counts)
+        return merged(lambda flat: (self.reference(flat.to(exact)) * self.divisor).round_().to(counts.dtype), counts)
 
     def _worth(self, worth: Tensor) -> Tensor:
         if any(size != 1 for size in worth.shape[1:]):
             raise ValueError(
                 f"Layer `{self.name}`: spikes of one channel must be worth the same everywhere, but are not; use one threshold"
             )
-        return worth / self.places
+        return worth / self.divisor
 
 
 class MaxPool(Step):

@@ -235,11 +235,10 @@ class _Reader:
             self.shaped(node, Flatten(""))
         elif isinstance(module, nn.AvgPool1d | nn.AvgPool2d):
             padded = any(_pair(module.padding, 2))
-            if module.ceil_mode or (padded and not module.count_include_pad) or getattr(module, "divisor_override", None):
-                raise self.refuse(
-                    node, "average pooling with ceil_mode, count_include_pad=False or divisor_override is not a sum of spikes"
-                )
-            self.pool(node, 2 if isinstance(module, nn.AvgPool2d) else 1, module.kernel_size, module.stride, module.padding)
+            if module.ceil_mode or (padded and not module.count_include_pad):
+                raise self.refuse(node, "average pooling with ceil_mode or count_include_pad=False is not a sum of spikes")
+            divisor = getattr(module, "divisor_override", None)
+            self.pool(node, 2 if isinstance(module, nn.AvgPool2d) else 1, module.kernel_size, module.stride, module.padding, divisor)
         elif isinstance(module, nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d):
             self.adaptive(node, 2 if isinstance(module, nn.AdaptiveAvgPool2d) else 1, module.output_size)
         elif isinstance(module, nn.MaxPool2d) and self.max_pooling and module.dilation in (1, (1, 1)) and not module.ceil_mode:
@@ -288,9 +287,9 @@ class _Reader:
             raise self.refuse(node, "only channels (axis 1) of spikes with spikes, or currents with currents, can be concatenated")
         self.add(node, Concatenation(""), sources, kinds.pop())
 
-    def pool(self, node: fx.Node, dimensions: int, size: Any, stride: Any, padding: Any) -> None:
+    def pool(self, node: fx.Node, dimensions: int, size: Any, stride: Any, padding: Any, divisor: int | None = None) -> None:
         kernel = _pair(size, dimensions)
-        self.shaped(node, Pool("", kernel, _pair(stride, dimensions) if stride else kernel, _pair(padding, dimensions)))
+        self.shaped(node, Pool("", kernel, _pair(stride, dimensions) if stride else kernel, _pair(padding, dimensions), divisor))
 
     def adaptive(self, node: fx.Node, dimensions: int, size: Any) -> None:
         wanted = _pair(size, dimensions)

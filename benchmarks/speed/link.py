@@ -1,0 +1,121 @@
+"""A chip in another process against the same chip in this one: reads, empty calls, throughput.
+
+``inloop bench speed/link`` prints the table and writes it to ``benchmarks/results/speed_link.json``. Times are of the clock, not of the
+processor: two processes work in turn.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+import simulator as sim
+from benchmarks.timing import save
+from devices import RemoteChip, RRAMCrossbar
+from simulator.link.client import Connection, Wire, disconnect
+
+COMMAND = "inloop bench speed/link"
+PRESET = "wan_nature_2022"
+REPETITIONS = 200
+THROUGHPUT_BYTES = 16 << 20
+
+
+@contextmanager
+def served(preset: str = PRESET) -> Iterator[tuple[str, int]]:
+    """Serve a preset in a process of its own; yields its address and the number of the process."""
+    command = [sys.executable, "-m", "simulator.cli", "serve", preset, "--address", "tcp://127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            address = next(word.rstrip(";") for line in process.stderr for word in line.split() if word.startswith("tcp://"))
+            yield address, process.pid
+        finally:
+            process.terminate()
+
+
+def clock(function: Callable[[], object]) -> float:
+    """Return the seconds that one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _processor_seconds(process: int) -> float:
+    """Return the processor time that this process and another one have taken, on Linux; 0 of the other elsewhere."""
+    path = Path(f"/proc/{process}/stat")
+    other = (
+        sum(int(ticks) for ticks in path.read_text().rsplit(")", 1)[1].split()[11:13]) / os.sysconf("SC_CLK_TCK") if path.exists() else 0.0
+    )
+    return time.process_time() + other
+
+
+def measure() -> pd.DataFrame:
+    """Return a row per figure: what, measured, unit, bar."""
+    x = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
+    layer = nn.Linear(512, 512, bias=False)
+    rows = []
+    with served() as (address, process), torch.no_grad():
+        remote = RemoteChip(address=address)
+        name = "with read noise"
+        here = sim.compile(layer, RRAMCrossbar.preset(PRESET), example_inputs=x).program(seed=0)
+        there = sim.compile(layer, remote, example_inputs=x).program(seed=0)
+        ratios, near, far, alone = [], [], [], 0.0
+        here(x), there(x)
+        busy = _processor_seconds(process)
+        for _ in range(REPETITIONS):
+            start = time.process_time()
+            near.append(clock(lambda: here(x)))
+            alone += time.process_time() - start
+            far.append(clock(lambda: there(x)))
+            ratios.append(far[-1] / near[-1])
+        rows.append((f"read 512x512, batch 256, {name}: here", statistics.median(near) * 1e3, "ms", None))
+        rows.append((f"read 512x512, batch 256, {name}: there", statistics.median(far) * 1e3, "ms", None))
+        rows.append(("remote over in-process read, clock, median of pairs", statistics.median(ratios), "", 1.5))
+        both = _processor_seconds(process) - busy
+        rows.append(("remote over in-process read, processor time of both sides", both / alone - 1, "", None))
+        disconnect(remote)
+        connection = Connection(remote)
+        connection.request("ping")
+        empty = [clock(lambda: connection.request("ping")) for _ in range(20 * REPETITIONS)]
+        rows.append(("empty call, median", statistics.median(empty) * 1e6, "us", 300.0))
+        connection.close()
+        rows.append(("throughput, there and back, pipelined", _throughput(remote), "MB/s", 500.0))
+    return pd.DataFrame(rows, columns=["figure", "measured", "unit", "bar"])
+
+
+def _throughput(remote: RemoteChip) -> float:
+    """Return megabytes a second, each way counted, with four messages under way."""
+    wire = Wire(remote)
+    wire.exchange("ping", {}, {})
+    payload = {"numbers": np.arange(THROUGHPUT_BYTES // 8, dtype=np.int64)}
+    count, under_way = 40, 4
+    start = time.perf_counter()
+    numbers = [wire.submit("ping", {}, payload) for _ in range(under_way)]
+    for turn in range(count):
+        wire.result(numbers[turn])
+        if turn + under_way < count:
+            numbers.append(wire.submit("ping", {}, payload))
+    seconds = time.perf_counter() - start
+    wire.close()
+    return 2 * count * THROUGHPUT_BYTES / seconds / 1e6
+
+
+def main() -> None:
+    """Measure, print and save."""
+    frame = measure()
+    print(frame.round(2).to_string(index=False))
+    print("clock time, one torch thread on each side, client and server in processes of their own on this machine")
+    print(f"written to {save('speed_link', COMMAND, frame)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Quantum circuits on pulse backends: calibrated pulses, drift from trial to trial, relaxation, shots and errors of readout."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from devices.base import Cost
+from devices.design import DesignError
+from devices.quantum import TransmonBackend
+from devices.quantum.readout import read_probabilities
+from kernels.random import Key, uniform
+from simulator.calibration import ConverterRange
+from simulator.hardware import HardwareLayer, Mode, Placement
+from simulator.masters import WeightMark
+from simulator.quantum.layers import QuantumModule
+from simulator.weight_layers import NotMappedError, WeightLayer
+
+SHOTS = 1024
+"""Repetitions of each circuit, unless a layer's `shots` is set: those of the published experiments with variational quantum pulses."""
+
+
+class PulseLayer(HardwareLayer):
+    """A quantum circuit on a chip of transmons.
+
+    In eval mode the programmed instance is the chip with one draw of its drift, and each call draws new shots. In train mode drift and
+    shots are drawn at every forward pass; gradients are those of the probabilities, exact, and pass straight through shots.
+
+    Parameters
+    ----------
+    name, seed
+        See `HardwareLayer`.
+    design
+        The chip; calibrated first where it has no gates. Its gates stay as they are when its frequencies drift.
+    layer
+        The trained numbers with the circuit they are in.
+
+    Attributes
+    ----------
+    shots
+        Repetitions of each circuit; None for exact probabilities.
+
+    Raises
+    ------
+    NotMappedError
+        If the layer is no quantum circuit, or the chip cannot run it.
+    """
+
+    takes_circuits = True
+
+    def __init__(self, name: str, seed: int, design: TransmonBackend, layer: WeightLayer) -> None:
+        if not isinstance(layer.circuit, QuantumModule):
+            raise NotMappedError("a pulse backend takes quantum circuits, not matrices of weights: digital")
+        super().__init__(name, seed, layer)
+        # In a tuple, so that torch does not see the module's own copy of the weights.
+        self._circuit = (layer.circuit,)
+        self.shots: int | None = SHOTS
+        try:
+            self.design = design.calibrated
+            self._program = self.circuit.program(self.design)
+        except (DesignError, ValueError) as error:
+            raise NotMappedError(str(error)) from None
+        self.trial = 0
+        self.seconds = 0.0
+        self.training_reads = 0
+        self._programming_seed = seed
+        self._programmed = False
+        self._mark: WeightMark | None = None
+        self._loaded_current = False
+        self._chip: TransmonBackend | None = None
+
+    @property
+    def circuit(self) -> QuantumModule:
+        """The circuit that the weights are the numbers of."""
+        return self._circuit[0]
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a chip differs from another one by its draw."""
+        return any(one.frequency_drift_hertz for one in self.design.transmons)
+
+    @property
+    def placement(self) -> Placement:
+        """The transmons that the circuit takes, and how long it is."""
+        used = self.circuit.qubits
+        seconds = self._program.duration * self.design.sample_seconds
+        shots = "exact probabilities" if self.shots is None else f"{self.shots} shots"
+        note = f"{used} of {self.design.count} transmons, pulses of {seconds * 1e6:.2f} us, {shots}"
+        return Placement(type(self.design).__name__, 0, 1, used / self.design.count, note)
+
+    @property
+    def programmed(self) -> bool:
+        """Whether a chip has been drawn."""
+        return self._programmed
+
+    def program(self, seed: int, trial: int) -> None:
+        """Draw the frequencies that this trial finds."""
+        self._programming_seed, self.trial, self.seconds, self.reads = seed, trial, 0.0, 0
+        self._programmed, self._mark, self._chip = True, WeightMark.of(self.weight), None
+
+    def age(self, seconds: float) -> None:
+        """Let time pass: the chip is calibrated anew with time, so that only its drift from trial to trial counts."""
+        self._require_current_masters()
+        self.seconds += seconds
+
+    # reading
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Run the circuit for inputs ``(batch, inputs)`` float32; returns ``(batch, outputs)`` float32."""
+        if not isinstance(inputs, Tensor) or inputs.dtype != torch.float32 or inputs.dim() != 2 or inputs.shape[1] != self.circuit.inputs:
+            self._refuse(inputs, f"float32 of shape (batch, {self.circuit.inputs})")
+        if self.mode is not Mode.HARDWARE:
+            return self.circuit.decode(self.circuit.probabilities(inputs, self.weight))
+        if self.training:
+            self.training_reads += 1
+            key = Key.of(seed=self.seed, layer=self.name, purpose="training", read=self.training_reads)
+            chip = self.design.drifted(self.seed, self.training_reads) if self.noisy else self.design
+        else:
+            if not self._programmed:
+                self.program(self._programming_seed, self.trial)
+            self._require_current_masters()
+            self.reads += 1
+            if self._chip is None:
+                self._chip = self.design.drifted(self._programming_seed, self.trial) if self.noisy else self.design
+            chip = self._chip
+            key = Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="shots", read=self.reads)
+        return self.circuit.decode(self.sample(self.read(inputs, chip), key))
+
+    def read(self, inputs: Tensor, chip: TransmonBackend) -> Tensor:
+        """Return the probabilities to read each bit string of the circuit's qubits on a chip: ``(batch, 2^qubits)`` float64."""
+        rows = self.circuit.parameter_rows(inputs, self.weight)
+        found = read_probabilities(chip, self._program.populations(rows, chip))
+        # Qubits are the lowest bits; what the other transmons were read as does not matter.
+        return found.reshape(len(found), -1, 2**self.circuit.qubits).sum(1)
+
+    def sample(self, probabilities: Tensor, key: Key) -> Tensor:
+        """Return the shares of bit strings in `shots` shots; the gradient is that of the probabilities."""
+        if self.shots is None:
+            return probabilities
+        with torch.no_grad():
+            edges = torch.cumsum(probabilities.clamp(min=0.0), 1)
+            edges = edges / edges[:, -1:]
+            drawn = uniform(key, (len(edges), self.shots)).double()
+            counts = torch.searchsorted(edges.contiguous(), drawn, right=True).clamp(max=edges.shape[1] - 1)
+            shares = torch.zeros_like(probabilities).scatter_add_(1, counts, torch.ones_like(drawn)) / self.shots
+        return probabilities + (shares - probabilities).detach()
+
+    # what every layer has
+
+    def start_calibration(self) -> None:
+        """Do nothing: the chip's own calibration made its gates."""
+
+    def finish_calibration(self, source: str) -> list[str]:
+        """Return no warnings: there are no converter ranges."""
+        self.ranges: tuple[ConverterRange, ...] = ()
+        return []
+
+    def vectors(self, outputs: Tensor) -> int:
+        """Return how many circuits a call with these outputs ran."""
+        return len(outputs)
+
+    def cost(self, inputs: Tensor, outputs: Tensor) -> list[Cost]:
+        """Return the time that the chip takes for one call; its energy is not given."""
+        runs = len(inputs) * (self.shots or 1)
+        note = "of one shot each: exact probabilities were asked for" if self.shots is None else f"{self.shots} shots of {len(inputs)} circuits"
+        row = Cost(layer=self.name, hardware=type(self.design).__name__, term="pulses", operations=runs, note=note)
+        pulses = self._program.duration * self.design.sample_seconds
+        return [replace(row, latency_s=runs * pulses), replace(row, term="readout", latency_s=runs * self.design.readout_seconds)]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return everything but the parameters: the instance is drawn again from its seed and trial."""
+        return {
+            "programmed": self._programmed,
+            "current": self._masters_are_current(),
+            "programming_seed": self._programming_seed,
+            "trial": self.trial,
+            "seconds": self.seconds,
+            "reads": self.reads,
+            "training_reads": self.training_reads,
+            "shots": self.shots,
+            "ranges": [asdict(one) for one in self.ranges],
+            "design": self.design.fingerprint(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what `get_extra_state` returned."""
+        if state["design"] != self.design.fingerprint():
+            raise ValueError(
+                f"Layer `{self.name}`: the stored state must be of the same design, {self.design.fingerprint()}, but is of "
+                f"{state['design']}; compile the model onto that design"
+            )
+        self._programmed, self._loaded_current = bool(state["programmed"]), bool(state["current"])
+        self._programming_seed, self.trial, self.seconds = state["programming_seed"], state["trial"], state["seconds"]
+        self.reads, self.training_reads, self.shots = state["reads"], state["training_reads"], state["shots"]
+        self._chip = None
+        self.settle()
+
+    def settle(self) -> None:
+        """Take the master weights as they are now for those that a state just loaded was programmed from."""
+        self._mark = WeightMark.of(self.weight) if self._loaded_current else None
+
+    def _masters_are_current(self) -> bool:
+        return self._programmed and self._mark is not None and self._mark.holds(self.weight)
+
+    def _require_current_masters(self) -> None:
+        if self._programmed and not self._masters_are_current():
+            raise RuntimeError(
+                f"Layer `{self.name}`: the master weights changed after programming; call program() before reading in eval mode"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state["_mark"] = self._masters_are_current()
+        state["_chip"] = None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._mark = WeightMark.of(self.weight) if state["_mark"] else None
+
+    def extra_repr(self) -> str:
+        """Return the line that ``print(chip)`` shows."""
+        return f"{self.kind} on {type(self.design).__name__}: {self.placement.note}"

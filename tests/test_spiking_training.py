@@ -1,0 +1,176 @@
+"""Direct training: the surrogate, the loss, unrolled time, event data, and trained networks on cores."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import simulator as sim
+from devices import NeuromorphicChip, SpikingCore
+from kernels.spikes import integrate_and_fire
+from simulator.data import Batches
+from simulator.spiking import LIF, NotConvertibleError, mean_loss, moving_shapes, tet_loss, train_spiking, unroll
+
+IDEAL = SpikingCore.preset("ideal")
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+@pytest.mark.parametrize("comparator", [">", ">="])
+def test_a_neuron_is_the_kernel_step_by_step(reset: str, comparator: str) -> None:
+    current = (torch.rand(12, 3, 5, generator=torch.Generator().manual_seed(0)) * 12).round() / 8
+    neurons = LIF(1.0, 0.5, comparator=comparator, reset=reset)
+    spikes = torch.stack([neurons(step) for step in current])
+    expected, membrane = integrate_and_fire(current, 1.0, 0.0, 0.5, reset, comparator)
+    assert torch.equal(spikes, expected) and torch.equal(neurons.membrane, membrane)
+
+
+def test_the_gradient_of_a_spike_is_a_triangle() -> None:
+    v = torch.tensor([-0.5, 0.0, 0.5, 1.0, 1.25, 2.5], requires_grad=True)
+    LIF(1.0, width=1.0)(v).sum().backward()
+    assert v.grad.tolist() == [0.0, 0.0, 0.5, 1.0, 0.75, 0.0]
+    wide = torch.tensor([1.0, 2.0], requires_grad=True)
+    LIF(1.0, width=2.0)(wide).sum().backward()
+    assert wide.grad.tolist() == [0.5, 0.25]
+
+
+def test_gradients_flow_back_through_time() -> None:
+    # Below the threshold v_2 = decay I_1 + I_2, so that the spike of step 2 has the gradient decay times the triangle at I_1.
+    current = torch.tensor([[0.4], [0.4]], requires_grad=True)
+    neurons = LIF(1.0, 0.5)
+    neurons(current[0])
+    neurons(current[1]).sum().backward()
+    assert current.grad.flatten().tolist() == pytest.approx([0.5 * 0.6, 0.6])
+
+
+def test_the_loss_of_tet_by_hand() -> None:
+    outputs = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]]])
+    targets = torch.tensor([0])
+    entropies = [math.log(1 + math.exp(-2.0)), math.log(1 + math.exp(1.0))]
+    square = ((2 - 1) ** 2 + 1 + 1 + 0) / 4
+    assert float(tet_loss(outputs, targets, weight=0.05)) == pytest.approx(0.95 * sum(entropies) / 2 + 0.05 * square, rel=1e-6)
+    assert float(mean_loss(outputs, targets)) == pytest.approx(math.log(1 + math.exp(-0.5)), rel=1e-6)
+
+
+def test_events_are_the_contrast_that_moved() -> None:
+    data = moving_shapes(train=64, test=16, timesteps=8, noise=0.0)
+    inputs, targets = data.train.tensors
+    assert inputs.shape == (64, 8, 2, 16, 16) and set(inputs.unique().tolist()) <= {0.0, 1.0}
+    assert targets.bincount().tolist() == [8] * 8
+    columns = torch.arange(16.0)
+    for sample, target in zip(inputs, targets.tolist(), strict=True):
+        bright, dark = (sample[:, polarity].sum((0, 1)) for polarity in (0, 1))
+        first, last = (sample[part].sum((0, 1, 2)) for part in (slice(0, 3), slice(5, 8)))
+        moved = float((columns * last).sum() / last.sum() - (columns * first).sum() / first.sum())
+        assert moved > 0 if target % 2 else moved < 0  # to the right is the odd class
+        assert bright.sum() > 0 and dark.sum() > 0
+    again = moving_shapes(train=64, test=16, timesteps=8, noise=0.0).train.tensors[0]
+    assert torch.equal(inputs, again)
+    noisy = moving_shapes(train=64, test=16, timesteps=8, noise=0.02).train.tensors[0]
+    added = (noisy - inputs).clamp(min=0).mean()
+    assert float(added) == pytest.approx(0.02 * float((inputs == 0).float().mean()), rel=0.1)
+
+
+def spiking_net(seed: int = 0) -> nn.Sequential:
+    torch_layers = nn.Sequential(nn.Conv2d(2, 6, 3, 2, 1), LIF(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(96, 24), LIF(), nn.Linear(24, 8))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in torch_layers.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (2 / fan_in) ** 0.5
+    return torch_layers
+
+
+class TestOnCores:
+    data = moving_shapes(train=64, test=64, timesteps=6)
+
+    def test_the_ideal_core_computes_what_was_trained(self) -> None:
+        model, (events, _) = spiking_net().eval(), self.data.test.tensors
+        chip = sim.compile(model, IDEAL, example_inputs=events[:4], coding="events")
+        with torch.no_grad():
+            steps = unroll(model, events)
+        torch.testing.assert_close(chip.model.over_time(events), steps, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(chip(events), steps.mean(0), atol=1e-4, rtol=1e-4)
+
+    def test_an_integer_core_is_its_integers(self) -> None:
+        model, (events, _) = spiking_net().eval(), self.data.test.tensors
+        chip = sim.compile(model, SpikingCore.preset("loihi1"), example_inputs=events[:4], coding="events")
+        with torch.no_grad():
+            exact = unroll(model, events).mean(0)
+        # 8-bit weights move some spikes; most decisions stay.
+        assert float((chip(events).argmax(1) == exact.argmax(1)).float().mean()) > 0.8
+        counts = chip.model._integers.thresholds["1"]
+        assert counts.dtype == torch.int32 and int(counts) > 0
+
+    def test_a_core_refuses_neurons_that_it_lacks(self) -> None:
+        (events, _) = self.data.test.tensors
+        for core, line in (
+            (SpikingCore.preset("truenorth"), "`decay` must be 1"),
+            (NeuromorphicChip(resets=("soft",)), "its reset must be one of"),
+        ):
+            with pytest.raises(NotConvertibleError, match=line):
+                sim.compile(spiking_net(), core, example_inputs=events[:4], coding="events")
+
+
+def test_training_learns_and_time_is_inherited() -> None:
+    data = moving_shapes(train=128, test=64, timesteps=6, noise=0.0)
+    batches = Batches(*data.train.tensors, 32, seed=0)
+    model = spiking_net()
+    short, full = train_spiking(model, batches, epochs=4, inherit=3, inherit_epochs=4, learning_rate=0.01)
+    assert len(short.losses) == 4 and len(full.losses) == 4
+    assert full.losses[-1] < short.losses[0]
+    events, targets = data.train.tensors
+    with torch.no_grad():
+        accuracy = float((unroll(model, events).mean(0).argmax(1) == targets).float().mean())
+    assert accuracy > 0.4  # chance is 0.125
+
+
+@pytest.mark.parametrize("coding", ["rate", "latency"])
+def test_coded_inputs_have_their_rate_or_moment(coding: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.tensor([[0.0, 0.25, 1.0]]).expand(64, 3)
+    chip = sim.compile(model, IDEAL, example_inputs=x, timesteps=64, coding=coding)
+    seen = []
+    chip.program(seed=3)
+    chip.model.over_time(x, lambda name, step, arguments, output: seen.append(arguments[0].parts) if name == "0" else None)
+    counts = seen[0][0].counts.float()
+    if coding == "rate":
+        assert counts[:, :, 0].sum() == 0 and counts[:, :, 2].mean() == 1
+        # 4096 draws of probability 1/4: 5 sigma are 0.034.
+        assert float(counts[:, :, 1].mean()) == pytest.approx(0.25, abs=0.034)
+        again = sim.compile(model, IDEAL, example_inputs=x, timesteps=64, coding=coding).program(seed=3)
+        second = []
+        again.model.over_time(x, lambda name, step, arguments, output: second.append(arguments[0].parts) if name == "0" else None)
+        assert torch.equal(second[0][0].counts, seen[0][0].counts)
+    else:
+        moments = [counts[:, 0, i].nonzero().flatten().tolist() for i in range(3)]
+        assert moments == [[], [round(0.75 * 63)], [0]]
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: LIF(threshold=-1.0), "`threshold` must be a finite number above 0"),
+        (lambda: LIF(width=0.0), "`width` must be"),
+        (lambda: unroll(nn.Identity(), torch.ones(2, 3), timesteps=0), "`timesteps` must be at least 1"),
+        (lambda: tet_loss(torch.ones(2, 3), torch.zeros(3)), "must have shapes"),
+        (lambda: tet_loss(torch.ones(2, 3, 4), torch.zeros(3, dtype=torch.int64), weight=2), "`weight` must be"),
+        (lambda: train_spiking(nn.Identity(), [], epochs=1, inherit=2), "must be given together"),
+        (lambda: moving_shapes(pixels=4), "`pixels` must be"),
+        (lambda: moving_shapes(noise=1.5), "`noise` must be"),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_line(call, line: str) -> None:
+    with pytest.raises(ValueError, match=r"^Arguments? [^\n]*$") as error:
+        call()
+    assert line in str(error.value)
+
+
+def test_coding_out_of_range_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    for coding in ("rate", "latency"):
+        with pytest.raises(ValueError, match="needs inputs in 0..1"):
+            sim.compile(model, IDEAL, example_inputs=torch.full((2, 3), 2.0), timesteps=4, coding=coding)
+    with pytest.raises(ValueError, match="whole numbers of events"):
+        sim.compile(model, IDEAL, example_inputs=torch.full((2, 4, 3), 0.5), coding="events")
+    with pytest.raises(ValueError, match="`coding` must be one of"):
+        sim.compile(model, IDEAL, example_inputs=torch.ones(2, 3), timesteps=4, coding="phase")
