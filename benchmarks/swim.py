@@ -181,7 +181,8 @@ def main() -> None:
         table = rules.pivot(index="method", columns="fraction", values="accuracy").mul(100).round(1)
         cycles = rules.pivot(index="method", columns="fraction", values="nwc").round(2)
         print(
-            f"\n{case}, sigma {sigma} (per_bit), float {100 * part['float'].dropna().iloc[0]:.1f} %: measured accuracy in % at the share verified"
+        in_float = 100 * part["float"].dropna().iloc[0]
+        print(f"\n{case}, sigma {sigma} (per_bit), float {in_float:.1f} %: measured accuracy in % at the share verified")
         )
         print(table.to_string())
         print("normalized write cycles spent")

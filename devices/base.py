@@ -295,14 +295,44 @@ class ResistiveCell(Design):
 
 
 class ComputeMacro(Hardware):
-    """Extension point: a memory macro that multiplies integer inputs by the integer weights it holds."""
+    """Extension point: a memory macro that multiplies integer inputs by the integer weights it holds.
+
+    A layer is cut into macros of these sizes, and its operands are rounded to these widths.
+
+    Parameters
+    ----------
+    rows, columns
+        Weights of one macro.
+    input_bits, signed_inputs
+        Bits of an input, and whether it has a sign; a compiled layer takes the sign from its calibration.
+    weight_bits
+        Bits of a weight with its sign; its magnitude is at most ``2^(weight_bits-1) - 1``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class ExactMacro(ComputeMacro):
+    ...     def ideal(self):
+    ...         return self
+    ...     def mac(self, inputs, weights, key=None):
+    ...         return (inputs @ weights).float(), 1.0
+    >>> ExactMacro(rows=4).mac(torch.tensor([[3, 1]]), torch.tensor([[2], [-1]]))
+    (tensor([[5.]]), 1.0)
+    """
+
+    rows: int = Field(default=64, ge=1, le=65536)
+    columns: int = Field(default=256, ge=1, le=65536)
+    input_bits: int = Field(default=4, ge=1, le=16)
+    signed_inputs: bool = False
+    weight_bits: int = Field(default=4, ge=2, le=16)
 
     @abstractmethod
     def mac(self, inputs: Tensor, weights: Tensor, key: "Key | None" = None) -> tuple[Tensor, float]:
         """Return the converter's output codes, and the value of one code in units of one input code times one weight code.
 
         Shapes: integer codes `inputs` (batch, rows) and `weights` (rows, columns) give codes (batch, columns), whose product with the
-        value estimates ``inputs @ weights``. `key` is that of the errors' draws; None where there are none.
+        value estimates ``inputs @ weights``. `key` is that of the errors' draws: keys that differ only in their read counter read the
+        same fabricated macro. None where there are none.
         """
 
 

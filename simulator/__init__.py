@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from simulator.lowering import lower
     from simulator.memory import PeakMemory, peak_activation_memory
     from simulator.metrics import Metric, metric
+    from simulator.patching import PatchedModel, patch_by_patch
     from simulator.placement import Auto
     from simulator.point_clouds import centered_points, points_from_events, points_from_images
     from simulator.point_networks import PointNetwork, PointStage, fit_readout, point_chip
@@ -53,6 +54,7 @@ __all__ = [
     "Interval",
     "Metric",
     "NoiseMatrix",
+    "PatchedModel",
     "PeakMemory",
     "PointNetwork",
     "PointStage",
@@ -86,6 +88,7 @@ __all__ = [
     "metric",
     "noise_matrix",
     "pareto_figure",
+    "patch_by_patch",
     "peak_activation_memory",
     "point_chip",
     "points_from_events",
@@ -125,6 +128,7 @@ _MODULES = {
     "Interval": "statistics",
     "Metric": "metrics",
     "NoiseMatrix": "diagnosis",
+    "PatchedModel": "patching",
     "PeakMemory": "memory",
     "PointNetwork": "point_networks",
     "PointStage": "point_networks",
@@ -157,6 +161,7 @@ _MODULES = {
     "metric": "metrics",
     "noise_matrix": "diagnosis",
     "pareto_figure": "cost_figures",
+    "patch_by_patch": "patching",
     "peak_activation_memory": "memory",
     "point_chip": "point_networks",
     "points_from_events": "point_clouds",

@@ -267,11 +267,11 @@ class Chip(nn.Module):
         with in_mode(self, Mode.FLOAT), _evaluating(self):
             yield self
 
-    def probe(self, data: Any, *, seed: int = 0, seconds: float = 0.0) -> "Probe":
+    def probe(self, data: Any, *, seed: int = 0, trial: int = 0, seconds: float = 0.0, batch_size: int = 256) -> "Probe":
         """Compare every layer of one programmed instance with float, and look at its column currents: see `simulator.probe`."""
         from simulator.diagnosis import probe  # here, because that package imports this module
 
-        return probe(self, data, seed=seed, seconds=seconds)
+        return probe(self, data, seed=seed, trial=trial, seconds=seconds, batch_size=batch_size)
 
     def tiles(self, layer: str | None = None) -> Iterator["Tile"]:
         """Yield the arrays of the crossbars as their cells stand, of one layer or of all: see `simulator.Tile`."""

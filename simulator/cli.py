@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from simulator.link.commands import register as register_link
+from simulator.search.commands import register as register_search
 
 
 def _examples(*commands: str) -> str:
@@ -142,6 +143,7 @@ def bench_command(
 
 
 register_link(application)
+register_search(application)
 
 
 @application.command(

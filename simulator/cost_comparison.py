@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from devices.system import AsGiven, ScalingRule
-from simulator.costing import COLUMNS, COUNTS, NUMBERS, Schedule, Total, efficiency, totals
+from simulator.costing import COLUMNS, COUNTS, NUMBERS, Schedule, Total, cost_frame, efficiency, totals
 
 QUANTITIES = ("energy_j", "latency_s", "interval_s", "area_m2", "tops_per_watt", "tops_per_mm2")
 """What a comparison shows of each design, each with what it leaves out in a column ``..._without``."""
@@ -216,6 +216,8 @@ def load_cost(path: str | Path) -> pd.DataFrame:
     absent = [name for name in COLUMNS if name not in frame.columns]
     if absent:
         raise ValueError(f"Argument `path` must be a cost table, but {path.name} has no column {absent[0]!r}; do write it by save_cost")
+    if frame.empty:
+        return cost_frame([])
     frame = frame[list(COLUMNS)].copy()
     for column in NUMBERS:
         frame[column] = frame[column].astype("float64")

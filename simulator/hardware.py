@@ -165,6 +165,10 @@ class HardwareLayer(nn.Module, ABC):
     def settle(self) -> None:
         """Take the master weights as they are now for those that a state just loaded was programmed from."""
 
+    def share_between_trials(self) -> None:
+        """Keep what programmed instances have in common from one to the next, where there is anything; no bit depends on it."""
+        return
+
     @property
     def calibration_passes(self) -> int:
         """How often the layer has to see the calibration data; once, unless it says otherwise."""

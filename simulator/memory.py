@@ -108,8 +108,8 @@ def peak_activation_memory(
         raise ValueError(f"Argument `patches` must cut {height} x {width} positions, but got {grid[0]} x {grid[1]}; do use fewer patches")
     held = _bytes(target.numel(), bits)
     best, macs = (0, ""), sum(operator.macs for operator in rest)
-    for top, bottom in _cuts(height, grid[0]):
-        for left, right in _cuts(width, grid[1]):
+    for top, bottom in patch_edges(height, grid[0]):
+        for left, right in patch_edges(width, grid[1]):
             regions = _regions(stage, (top, bottom, left, right))
             peak = _peak(stage, bits, shortcuts, regions, skip=id(target))
             best = max(best, (peak[0] + held, peak[1]))
@@ -211,7 +211,14 @@ def _bytes(elements: int, bits: int) -> int:
     return -(-elements * bits // 8)
 
 
-def _cuts(length: int, pieces: int) -> list[tuple[int, int]]:
+def patch_edges(length: int, pieces: int) -> list[tuple[int, int]]:
+    """Return where patches start and end along one side.
+
+    Examples
+    --------
+    >>> patch_edges(7, 2)
+    [(0, 3), (3, 7)]
+    """
     edges = [length * piece // pieces for piece in range(pieces + 1)]
     return list(itertools.pairwise(edges))
 

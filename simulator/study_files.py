@@ -42,9 +42,34 @@ def load_study(source: str) -> tuple[Study, Path]:
         hint = f"did you mean {near[0]!r}?" if near else f"check the path, or run one that comes with inloop: {', '.join(packaged)}"
         state = "it is a folder" if path.is_dir() else "there is no such file"
         raise StudyError(f"study {source!r} must be a TOML file, but {state}; {hint}")
+    data = read_toml(path, source)
+    folder = Path.cwd() if source in packaged else path.resolve().parent
+    data.setdefault("name", path.stem)
+    try:
+        study = Study.model_validate(data)
+    except ValidationError as error:
+        raise StudyError(f"study {source!r}: {one_line(Study, error, data).removeprefix('Study: ')}") from error
+    return _placed(study, folder), folder
+
+
+def read_toml(path: Path, source: str) -> dict[str, Any]:
+    """Read a study's file as it is, before it is checked.
+
+    Parameters
+    ----------
+    path
+        The file.
+    source
+        What the user called it, for errors.
+
+    Raises
+    ------
+    StudyError
+        Where it is not TOML, not UTF-8, or cannot be read; one line.
+    """
     try:
         text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         lines = text.splitlines() or [""]
         end = f"at line {len(lines)}, column {len(lines[-1]) + 1}"
@@ -54,13 +79,6 @@ def load_study(source: str) -> tuple[Study, Path]:
         raise StudyError(f"study {source!r} must be TOML in UTF-8, but is not: {error}; save it as text") from error
     except OSError as error:
         raise StudyError(f"study {source!r} must be a file that can be read, but: {error.strerror}; check its permissions") from error
-    folder = Path.cwd() if source in packaged else path.resolve().parent
-    data.setdefault("name", path.stem)
-    try:
-        study = Study.model_validate(data)
-    except ValidationError as error:
-        raise StudyError(f"study {source!r}: {one_line(Study, error, data).removeprefix('Study: ')}") from error
-    return _placed(study, folder), folder
 
 
 def packaged_studies() -> dict[str, Path]:

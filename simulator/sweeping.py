@@ -175,6 +175,7 @@ class _Driver:
         self._evaluator, self._space, self._strategy, self._trials = evaluator, space, strategy, trials
         self._chips, self._fidelity, self._seed, self._store = chips, fidelity, seed, store
         self._common = {"objective": identify(evaluator.objective), "seed": seed, "versions": versions(), "format": FORMAT}
+        self._setting = digest(self._common)
         self._tickets = count()
         self._numbers = count()
         self._rivals: list[Values] = []
@@ -183,6 +184,10 @@ class _Driver:
 
     def run(self, executor: _LazyExecutor) -> Iterator[Trial]:
         """Yield each trial when nothing more is to be measured of it."""
+        goals = self._evaluator.goals
+        limits = {limit.name: [limit.low, limit.high] for limit in goals.limits}
+        about = {"goals": dict(goals.directions), "limits": limits, "space": self._space.written(), "setting": self._setting}
+        self._store.about(digest(about), about)
         proposals = self._strategy.proposals(self._space, self._seed)
         if proposals is None:
             yield from self._adaptive(executor)
@@ -259,7 +264,7 @@ class _Driver:
             for job, outcome in dispatch(executor.get(), _chain(first, needed)):
                 waiting = jobs.pop(job.ticket)
                 del tickets[waiting[0].key]
-                row = record(self._store, waiting[0], job.context.chips, outcome)
+                row = record(self._store, waiting[0], job.context.chips, outcome, self._setting)
                 for trial in waiting:
                     trial.take(row, chips)
                     trial.computed = True

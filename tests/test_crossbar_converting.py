@@ -170,7 +170,9 @@ def test_bfloat16_variance_keeps_every_deviation_within_what_is_stated() -> None
     assert min(worst) > 1e-5
 
 
-@pytest.mark.parametrize("fields", [{}, {"mapping": {"weight_bits": 5, "bits_per_cell": 2}, "dac": DAC(bits=5, slice_bits=1)}], ids=["whole", "sliced"])
+@pytest.mark.parametrize(
+    "fields", [{}, {"mapping": {"weight_bits": 5, "bits_per_cell": 2}, "dac": DAC(bits=5, slice_bits=1)}], ids=["whole", "sliced"]
+)
 def test_the_bits_of_a_noisy_read_are_those_of_one_thread(fields: dict[str, Any]) -> None:
     layer, x = drawn(nn.Conv2d(4, 40, 3, padding=1)), torch.randn(33, 4, 16, 16, generator=generator(1))
     chip, _ = compiled(layer, x, cell=NOISY, **fields, adc=ADC(bits=6))

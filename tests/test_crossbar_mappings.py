@@ -259,7 +259,9 @@ def test_bit_serial_reads_have_the_noise_of_each_plane() -> None:
     layer, x = drawn(nn.Linear(rows, 2, bias=False)), torch.rand(rows, generator=generator(5))
     for bits, analog in ((1, False), (1, True), (2, False), (None, False)):
         dac = DAC(bits=4, signed=False, range_policy="fixed", fixed_range=1.0, slice_bits=bits)
-        chip, found = compiled(layer, x, cell=NOISY, dac=dac, adc=ADC(bits=16, range_policy="fixed", fixed_range=500.0), analog_input_slices=analog)
+        chip, found = compiled(
+            layer, x, cell=NOISY, dac=dac, adc=ADC(bits=16, range_policy="fixed", fixed_range=500.0), analog_input_slices=analog
+        )
         reads = chip(x.expand(draws, rows).contiguous()).detach().double()
         codes = torch.round(x.double() * 15)
         base = 2 ** (bits or 4)
@@ -325,7 +327,10 @@ def test_a_chip_trains_is_saved_and_costs(name: str, tmp_path: Any) -> None:
 def test_refuses_mappings_that_do_not_fit() -> None:
     for fields, message in (
         ({"columns": 1, "mapping": OffsetMapping()}, "`columns`.*greater|`columns` must be at least 2"),
-        ({"columns": 3, "mapping": {"weight_bits": 3, "bits_per_cell": 1}}, "`columns` must be at least 4, a pair for each slice, but got 3"),
+        (
+            {"columns": 3, "mapping": {"weight_bits": 3, "bits_per_cell": 1}},
+            "`columns` must be at least 4, a pair for each slice, but got 3",
+        ),
         ({"columns": 3, "mapping": OffsetMapping(weight_bits=2, bits_per_cell=1)}, "at least 4, a column and its reference for each slice"),
         ({"mapping": {"bits_per_cell": 2}}, "bits_per_cell` must be absent where `.*weight_bits` is None"),
         ({"mapping": {"weight_bits": 6, "bits_per_cell": (2, 2)}}, r"must add up to the 5 bits that the cells hold, but got \(2, 2\)"),

@@ -104,7 +104,7 @@ def test_cost_of_a_chip_adds_up_and_counts_every_multiply() -> None:
     convolution = on_array[on_array["layer"] == "0"].iloc[0]
     assert convolution["latency_s"] == pytest.approx(2 * ARRAY.cycles(72, 18, 4, drain=True) * 1e-9)
     total = sim.totals(frame)["energy_j"]
-    assert total.partial and "ReLU" in total.missing
+    assert total.partial and "relu" in total.missing
 
 
 def test_a_layer_that_no_memory_can_hold_stays_digital_and_says_why() -> None:

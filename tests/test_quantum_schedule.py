@@ -22,9 +22,15 @@ waveforms = st.one_of(
     st.builds(Constant, duration_samples=st.integers(1, 50), amplitude=st.floats(-1, 1), angle_rad=st.floats(-4, 4)),
     st.builds(Gaussian, duration_samples=st.integers(2, 50), sigma_samples=st.floats(0.5, 20), amplitude=st.floats(-1, 1)),
     st.builds(
-        GaussianSquare, duration_samples=st.just(64), sigma_samples=st.floats(1, 20), width_samples=st.floats(0, 64), amplitude=st.floats(0, 1)
+        GaussianSquare,
+        duration_samples=st.just(64),
+        sigma_samples=st.floats(1, 20),
+        width_samples=st.floats(0, 64),
+        amplitude=st.floats(0, 1),
     ),
-    st.builds(Drag, duration_samples=st.just(64), sigma_samples=st.floats(4, 20), beta_samples=st.floats(-3, 3), amplitude=st.floats(0, 0.5)),
+    st.builds(
+        Drag, duration_samples=st.just(64), sigma_samples=st.floats(4, 20), beta_samples=st.floats(-3, 3), amplitude=st.floats(0, 0.5)
+    ),
     st.lists(st.complex_numbers(max_magnitude=1), min_size=1, max_size=20).map(Sampled.of),
 )
 channels = st.sampled_from(["d0", "d1", "u0", "m1"])
@@ -99,12 +105,7 @@ def test_a_backend_refuses_what_its_electronics_cannot_do(schedule: Schedule, li
 
 def test_frames_turn_what_is_played_after_them() -> None:
     schedule = (
-        Schedule()
-        .play("d0", X)
-        .shift_phase("d0", 0.4)
-        .play("d0", X)
-        .add(SetPhase(channel="d0", start=320, phase_rad=-1.0))
-        .play("d0", X)
+        Schedule().play("d0", X).shift_phase("d0", 0.4).play("d0", X).add(SetPhase(channel="d0", start=320, phase_rad=-1.0)).play("d0", X)
     )
     samples = play(model_of(BACKEND), schedule).samples[:, 0]
     plain = X.samples()

@@ -152,7 +152,9 @@ def echo_unitary(bench: Bench, gates: GateSet, one: CrossResonance) -> torch.Ten
     return bench.backend.unitary(PulseBuilder(bench.backend, gates).echo(one).schedule())
 
 
-def cross_resonance(bench: Bench, gates: GateSet, control: int, target: int, drive: GaussianSquare) -> tuple[CrossResonance, list[Experiment]]:
+def cross_resonance(
+    bench: Bench, gates: GateSet, control: int, target: int, drive: GaussianSquare
+) -> tuple[CrossResonance, list[Experiment]]:
     """Calibrate the echoed pulse: its angle over the amplitude, its rotary, and a last refinement of all by process tomography.
 
     Parameters
@@ -191,7 +193,9 @@ def cross_resonance(bench: Bench, gates: GateSet, control: int, target: int, dri
         longer = step * max(1, round(0.25 * drive.duration_samples / step))
         drive = drive.replace(duration_samples=drive.duration_samples + longer, width_samples=drive.width_samples + longer)
     if amplitude is None:
-        raise DesignError(f"TransmonBackend: transmons {control} and {target} must be coupled for a gate, but hardly turn; check the coupling")
+        raise DesignError(
+            f"TransmonBackend: transmons {control} and {target} must be coupled for a gate, but hardly turn; check the coupling"
+        )
     drive = drive.replace(amplitude=amplitude, angle_rad=angle)
 
     def pulse(values: Curve) -> CrossResonance:

@@ -63,7 +63,8 @@ class Experiment:
 
     def __str__(self) -> str:
         found = ", ".join(
-            f"{name} {value:.6g}" + (f" ± {self.errors[name]:.2g}" if name in self.errors else "") for name, value in self.parameters.items()
+            f"{name} {value:.6g}" + (f" ± {self.errors[name]:.2g}" if name in self.errors else "")
+            for name, value in self.parameters.items()
         )
         return f"{self.name} of {', '.join(f'q{q}' for q in self.transmons)}: {found}"
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from devices.design import DesignError
 from devices.quantum.decoherence import lindbladian, step_factors
 from kernels.open_pulses import evolve_open
-from kernels.pulses import DrivenSystem, carrier_averages, driven_system, evolve
+from kernels.pulses import LARGEST_EXPONENT, DrivenSystem, carrier_averages, driven_system, evolve
 
 if TYPE_CHECKING:
     from devices.quantum.backend import TransmonBackend
@@ -61,8 +61,8 @@ class Played:
 class TransmonModel:
     """A backend made ready to evolve states.
 
-    State i has transmon q in level ``(i // levels^q) % levels``. The frame rotates at one frequency for all transmons, chosen so that the
-    energies in it spread least: couplings stand still there, and drives turn.
+    State i has transmon q in level ``(i // levels^q) % levels``. The frame rotates at one frequency for all transmons, in which couplings
+    stand still and drives turn: that of a drive, or the one in which the energies spread least.
 
     Parameters
     ----------
@@ -81,13 +81,29 @@ class TransmonModel:
         bending = sum(
             TWO_PI * one.anharmonicity_hertz / 2 * n * (n - 1) for one, n in zip(backend.transmons, self.occupations, strict=True)
         )
-        self.frame = _narrowest_frame(frequencies, self.occupations, np.asarray(bending))
+        self.frame = self._choose_frame(frequencies, np.asarray(bending))
         self.diagonal = (frequencies - self.frame) @ self.occupations + bending
         for one in backend.couplings:
             self.diagonal = self.diagonal + TWO_PI * one.zz_hertz * self.occupations[one.transmons[0]] * self.occupations[one.transmons[1]]
         self.system = self._system()
         self.lines = self._lines()
         self._waits: dict[int, npt.NDArray[np.complex128]] = {}
+
+    def _choose_frame(self, frequencies: npt.NDArray[np.float64], bending: npt.NDArray[np.float64]) -> float:
+        """Return the frequency of the frame, rad/s: that of a drive, which then stands still, or else where the energies spread least."""
+        total, excitations = frequencies @ self.occupations + bending, self.occupations.sum(0)
+
+        def spread(frame: float) -> float:
+            return float(np.ptp(total - frame * excitations))
+
+        drives = [TWO_PI * hertz for hertz in self.backend.frame_hertz]
+        best = min(drives, key=spread)
+        # Half the spread times half a sample is the norm of an exponent: below this one, no exponential is taken in parts.
+        if spread(best) / 2 * self.backend.sample_seconds / 2 <= 0.75 * LARGEST_EXPONENT:
+            return best
+        margin = max(float(np.abs(bending).max()), 1.0)
+        bounds = (float(frequencies.min()) - margin, float(frequencies.max()) + margin)
+        return float(minimize_scalar(spread, bounds=bounds, method="bounded", options={"xatol": 1e3}).x)
 
     def _system(self) -> DrivenSystem:
         size = self.dimension
@@ -291,21 +307,6 @@ def require_memory(backend: "TransmonBackend", numbers: int, what: str) -> None:
             f"TransmonBackend: `transmons` and `levels` must fit into memory, but {what} of {len(backend.transmons)} transmons of "
             f"{backend.levels} levels needs {needed:.3g} bytes of the {there:.3g} that there are; take fewer of either"
         )
-
-
-def _narrowest_frame(frequencies: npt.NDArray[np.float64], occupations: npt.NDArray[np.int64], bending: npt.NDArray[np.float64]) -> float:
-    """Return the frequency of the frame in which the energies spread least."""
-    total = frequencies @ occupations + bending
-    excitations = occupations.sum(0)
-
-    def spread(frame: float) -> float:
-        energies = total - frame * excitations
-        return float(energies.max() - energies.min())
-
-    low, high = float(frequencies.min()), float(frequencies.max())
-    margin = max(float(np.abs(bending).max()), 1.0)
-    found = minimize_scalar(spread, bounds=(low - margin, high + margin), method="bounded", options={"xatol": 1e3})
-    return float(found.x)
 
 
 def _sparse(indices: Any, values: npt.NDArray[np.float64], shape: tuple[int, ...]) -> Tensor:

@@ -11,9 +11,7 @@ from devices.quantum.sequences import PulseBuilder
 POINTS: Final = 48
 
 
-def ramsey(
-    bench: Bench, transmon: int, builder: PulseBuilder, longest_seconds: float = 2e-6, turning_hertz: float = 2e6
-) -> Experiment:
+def ramsey(bench: Bench, transmon: int, builder: PulseBuilder, longest_seconds: float = 2e-6, turning_hertz: float = 2e6) -> Experiment:
     """Wait between two quarter turns, the second one turned with time so that P(1) oscillates.
 
     ``parameters["detuning_hertz"]`` is what the transmon's frequency is above that of its drive, ``parameters["t2_seconds"]`` the decay

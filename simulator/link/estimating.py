@@ -16,6 +16,8 @@ Array = npt.NDArray[np.float64]
 RESAMPLES = 400
 """Bootstrap resamples: the ends of a 95 % interval are then known to about a tenth of its length."""
 LAW_RESAMPLES = 100
+FEWEST_GAPS, MOST_PARTS, MOST_CODES, LATTICE_TOLERANCE = 5, 256, 1 << 16, 1e-2
+"""When values count as multiples of a step: five gaps that fit by chance to a hundredth have odds of 1e-8, times the steps tried."""
 STUCK_SLOPE = 0.5
 """A cell whose reading follows less than half of what it is asked for counts as stuck."""
 
@@ -198,23 +200,26 @@ def _measurements(readings: Readings, cells: npt.NDArray[np.int64]) -> Measureme
 
 
 def lattice_step(values: Array) -> float | None:
-    """Return the step of which all values are multiples, to a hundredth of it; None where there is none that shows.
+    """Return the largest step of which all values are multiples, to a hundredth of it; None where there is none that shows.
 
     Examples
     --------
-    >>> lattice_step(np.array([0.0, 0.5, 1.5, -2.0, 3.5, 5.0]))
+    >>> round(lattice_step(np.array([0.0, 1.0, 2.5, -2.0, 3.5, 5.0])), 9)
     0.5
     """
+    largest = float(np.abs(values).max(initial=0.0))
     distinct = np.unique(values)
     gaps = np.diff(distinct)
-    largest = float(np.abs(values).max(initial=0.0))
     gaps = gaps[gaps > 1e-5 * largest]  # float32 rounds the same code differently within one batch
-    if len(gaps) < 2:
+    if len(gaps) < FEWEST_GAPS:
         return None
-    codes = np.round(values / gaps.min())
-    used = codes != 0
-    if not used.any() or np.abs(codes).max() > 1 << 16:
-        return None
-    step = float((values[used] * codes[used]).sum() / (codes[used] ** 2).sum())
-    off = np.abs(values / step - np.round(values / step)).max()
-    return float(f"{step:.6g}") if off < 1e-2 else None
+    for parts in range(1, MOST_PARTS + 1):
+        step = float(gaps.min()) / parts
+        for _ in range(3):  # the smallest gap knows the step least: let all values say it
+            codes = np.round(distinct / step)
+            step = float((distinct * codes).sum() / (codes**2).sum())
+        if largest / step > MOST_CODES:
+            return None
+        if np.abs(distinct / step - np.round(distinct / step)).max() < LATTICE_TOLERANCE:
+            return step
+    return None

@@ -6,7 +6,7 @@ and returns a `HardwareLayer`, or raises `NotMappedError` with the reason why th
 
 from functools import singledispatch
 
-from devices.base import DigitalArray
+from devices.base import ComputeMacro, DigitalArray
 from devices.design import Design
 from devices.quantum import TransmonBackend
 from devices.remote import RemoteChip
@@ -16,6 +16,7 @@ from devices.system import TiledSystem
 from simulator.hardware import HardwareLayer
 from simulator.lowering.crossbar import CrossbarLayer
 from simulator.lowering.digital import DigitalLayer
+from simulator.lowering.integer_macro import IntegerMacroLayer
 from simulator.lowering.macro import MacroLayer
 from simulator.lowering.pulses import PulseLayer
 from simulator.lowering.remote import RemoteLayer
@@ -24,6 +25,7 @@ from simulator.weight_layers import NotMappedError, WeightLayer, WeightView, wei
 __all__ = [
     "CrossbarLayer",
     "DigitalLayer",
+    "IntegerMacroLayer",
     "MacroLayer",
     "NotMappedError",
     "PulseLayer",
@@ -74,6 +76,11 @@ def _(design: RRAMCrossbar, layer: WeightLayer, name: str, seed: int) -> Hardwar
 @lower.register
 def _(design: SRAMMacro, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
     return MacroLayer(name, seed, design, layer)
+
+
+@lower.register
+def _(design: ComputeMacro, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
+    return IntegerMacroLayer(name, seed, design, layer)
 
 
 @lower.register

@@ -1,6 +1,6 @@
 """Linear layers and convolutions on resistive crossbars."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -61,6 +61,8 @@ class CrossbarLayer(HardwareLayer):
         self._mark: WeightMark | None = None
         self._loaded_current = False
         self._arrays: Reading | None = None
+        self.sharing = False
+        self._shared: SharedMapping | None = None
         self._calibration = CrossbarRanges(design)
 
     # what and where
@@ -143,9 +145,18 @@ class CrossbarLayer(HardwareLayer):
         self._arrays = None
 
     def _map(self) -> MappedWeights:
+        if self._shared is not None and self._shared.holds(self.weight, self.order, self.treatment):
+            return self._shared.mapped
         weight = self.weight.detach() if self.order is None else self.weight.detach()[self.order]
         mapped = self.design.mapping.map(weight, self.design.cell, self.references)
-        return mapped if self.treatment is None else self.treatment.map(mapped, weight, self.order)
+        mapped = mapped if self.treatment is None else self.treatment.map(mapped, weight, self.order)
+        if self.sharing:
+            self._shared = SharedMapping(mapped, WeightMark.of(self.weight), self.order, self.treatment)
+        return mapped
+
+    def share_between_trials(self) -> None:
+        """Keep the targets of the weights from one programming to the next, for as long as the masters stay: bits are the same."""
+        self.sharing = True
 
     def _draw(self, mapped: MappedWeights, key: Key) -> ProgrammedCells:
         targets = mapped.targets_siemens
@@ -405,13 +416,13 @@ class CrossbarLayer(HardwareLayer):
         self.treatment = None if self.treatment is None else self.treatment.to(fn)
         self.remapping = None if self.remapping is None else self.remapping.to(fn)
         self.order = None if self.order is None else fn(self.order)
-        self._arrays = None
+        self._arrays = self._shared = None
         self._mark = WeightMark.of(self.weight) if current else None
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        state["_arrays"] = None
+        state["_arrays"] = state["_shared"] = None
         state["_mark"] = self._masters_are_current()
         return state
 
@@ -424,6 +435,20 @@ class CrossbarLayer(HardwareLayer):
         placement = self.placement
         shape = " x ".join(str(size) for size in self.weight.shape)
         return f"{self.kind} {shape} on {placement.hardware}, {placement.arrays} arrays, utilization {placement.utilization:.0%}"
+
+
+@dataclass(frozen=True, eq=False)
+class SharedMapping:
+    """Targets that several programmed instances have in common, and what they depend on."""
+
+    mapped: MappedWeights
+    mark: WeightMark
+    order: Tensor | None
+    treatment: CellTreatment | None
+
+    def holds(self, weight: Tensor, order: Tensor | None, treatment: CellTreatment | None) -> bool:
+        """Return whether they are still those of these weights."""
+        return order is self.order and treatment is self.treatment and self.mark.holds(weight)
 
 
 class _Read(torch.autograd.Function):

@@ -1,16 +1,14 @@
 """Linear layers and convolutions on digital arrays: integers, exactly, or floating point."""
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from devices.base import Cost, DigitalArray
 from devices.digital import Product, SystolicArray, TieredArray, product_cost
 from simulator.hardware import Placement
-from simulator.lowering.integer import IntegerLayer, pad_codes
+from simulator.lowering.integer import IntegerLayer, IntegerRead, pad_codes
 from simulator.weight_layers import NotMappedError, WeightLayer
 
 
@@ -102,7 +100,7 @@ class DigitalLayer(IntegerLayer):
         if codes is None:
             return self.with_bias(self.operator(surrounded, self.weight))
         if torch.is_grad_enabled() and (surrounded.requires_grad or self.weight.requires_grad):
-            read: Tensor = _Read.apply(surrounded, self.weight, self, codes)  # type: ignore[no-untyped-call]
+            read: Tensor = IntegerRead.apply(surrounded, self.weight, self, codes)  # type: ignore[no-untyped-call]
         else:
             read, _, _ = self.read(surrounded, codes)
         return self.with_bias(read)
@@ -127,26 +125,3 @@ class DigitalLayer(IntegerLayer):
         groups = self.operator.groups
         product = Product(self.operator.positions(outputs), self.weight[0].numel(), self.weight.shape[0] // groups, groups)
         return product_cost(self.design, self.name, product)
-
-
-class _Read(torch.autograd.Function):
-    """An integer product whose gradient passes straight through rounding; inputs beyond the range get none."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, layer: DigitalLayer, weights: tuple[Tensor, Tensor]) -> Tensor:
-        output, codes, step = layer.read(inputs, weights)
-        low, high = layer.input_limits
-        ctx.layer, ctx.step = layer, step
-        dense = weights[0] * weights[1].reshape(-1, *[1] * (weight.dim() - 1))
-        ctx.save_for_backward(codes, (inputs >= low * step) & (inputs <= high * step), dense)
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        codes, inside, dense = ctx.saved_tensors
-        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
-        for_inputs, for_weight = ctx.layer.operator.gradients(upstream[0].contiguous(), codes, dense, needs)
-        if for_inputs is not None:
-            for_inputs = for_inputs * inside
-        return for_inputs, for_weight if for_weight is None else for_weight * ctx.step, None, None

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from kernels.crossbar import quantize
@@ -227,6 +228,36 @@ class IntegerLayer(HardwareLayer):
         placement = self.placement
         shape = " x ".join(str(size) for size in self.weight.shape)
         return f"{self.kind} {shape} on {placement.hardware}, {placement.arrays} arrays, utilization {placement.utilization:.0%}"
+
+
+class IntegerRead(torch.autograd.Function):
+    """An integer product whose gradient passes straight through rounding; inputs beyond the range get none.
+
+    The layer has a method ``read(inputs, weights)`` that returns outputs without bias, input codes and the value of one input step;
+    `weights` are what `IntegerLayer.weight_codes` returned.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, layer: Any, weights: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the outputs without bias."""
+        output: Tensor
+        output, codes, step = layer.read(inputs, weights)
+        low, high = layer.input_limits
+        ctx.layer, ctx.step = layer, step
+        dense = weights[0] * weights[1].reshape(-1, *[1] * (weight.dim() - 1))
+        ctx.save_for_backward(codes, (inputs >= low * step) & (inputs <= high * step), dense)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Return the gradients of the product of the rounded operands."""
+        codes, inside, dense = ctx.saved_tensors
+        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        for_inputs, for_weight = ctx.layer.operator.gradients(upstream[0].contiguous(), codes, dense, needs)
+        if for_inputs is not None:
+            for_inputs = for_inputs * inside
+        return for_inputs, for_weight if for_weight is None else for_weight * ctx.step, None, None
 
 
 def limits(bits: int, signed: bool) -> tuple[int, int]:

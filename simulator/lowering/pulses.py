@@ -163,7 +163,11 @@ class PulseLayer(HardwareLayer):
     def cost(self, inputs: Tensor, outputs: Tensor) -> list[Cost]:
         """Return the time that the chip takes for one call; its energy is not given."""
         runs = len(inputs) * (self.shots or 1)
-        note = "of one shot each: exact probabilities were asked for" if self.shots is None else f"{self.shots} shots of {len(inputs)} circuits"
+        note = (
+            "of one shot each: exact probabilities were asked for"
+            if self.shots is None
+            else f"{self.shots} shots of {len(inputs)} circuits"
+        )
         row = Cost(layer=self.name, hardware=type(self.design).__name__, term="pulses", operations=runs, note=note)
         pulses = self._program.duration * self.design.sample_seconds
         return [replace(row, latency_s=runs * pulses), replace(row, term="readout", latency_s=runs * self.design.readout_seconds)]

@@ -299,7 +299,9 @@ class Reading:
                 currents.sub_(spread.reshape(currents.shape))
         return currents, radices
 
-    def _convert(self, values: Tensor, lines: list[Line], radices: list[float], place: tuple[int, float], into: Tensor, accumulate: bool) -> None:
+    def _convert(
+        self, values: Tensor, lines: list[Line], radices: list[float], place: tuple[int, float], into: Tensor, accumulate: bool
+    ) -> None:
         """Digitize (input slices, samples, groups, lines, columns, positions) of a tile and add up; `place` is the tile and an input's unit."""
         adc, (t, unit) = self.design.adc, place
         groups, columns = values.shape[2], values.shape[4]

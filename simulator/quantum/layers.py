@@ -41,7 +41,9 @@ class QuantumModule(nn.Module, ABC):
         super().__init__()
         chosen = tuple(range(qubits)) if reads is None else tuple(reads)
         if inputs < 1 or not chosen or not all(0 <= q < qubits for q in chosen):
-            raise ValueError(f"Arguments `inputs` and `reads` must be at least 1 and name some of {qubits} qubits, but got {inputs} and {reads}")
+            raise ValueError(
+                f"Arguments `inputs` and `reads` must be at least 1 and name some of {qubits} qubits, but got {inputs} and {reads}"
+            )
         if readout not in ("z", "probabilities"):
             raise ValueError(f'Argument `readout` must be "z" or "probabilities", but got {readout!r}')
         self.inputs, self.qubits, self.reads, self.readout = inputs, qubits, chosen, readout

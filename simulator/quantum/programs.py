@@ -106,7 +106,9 @@ class CircuitProgram(PulseProgram):
     def __init__(self, circuit: Circuit, backend: TransmonBackend) -> None:
         super().__init__(backend)
         if circuit.qubits > backend.count:
-            raise ValueError(f"Argument `backend` must have {circuit.qubits} transmons for the circuit, but has {backend.count}; take a larger one")
+            raise ValueError(
+                f"Argument `backend` must have {circuit.qubits} transmons for the circuit, but has {backend.count}; take a larger one"
+            )
         builder = PulseBuilder(self.backend, name="circuit")
         turns = _play_gates(circuit, builder)
         plays = [one for one in builder.instructions if isinstance(one, Play)]
@@ -267,7 +269,9 @@ class TrainedPulses(PulseProgram):
             stage = torch.zeros(1, self.length, len(self.channels), dtype=torch.complex128)
             for q, pulse in enumerate(self.half_turns):
                 amplitude = torch.tanh(AMPLITUDE_PER_WEIGHT * weight[layer, 2 * q]) * min(1.0, 2 * pulse.amplitude)
-                stage[0, : pulse.duration_samples, q] = _turned(pulse.replace(amplitude=1.0).envelope(), amplitude, weight[layer, 2 * q + 1])
+                stage[0, : pulse.duration_samples, q] = _turned(
+                    pulse.replace(amplitude=1.0).envelope(), amplitude, weight[layer, 2 * q + 1]
+                )
             trained.append(stage)
             for k, shape in enumerate(self.crossings):
                 amplitude, phase, width = weight[layer, 2 * count + 3 * k : 2 * count + 3 * k + 3]

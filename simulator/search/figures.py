@@ -232,7 +232,10 @@ def _axis(sweep: Sweep, name: str, values: pd.Series) -> tuple[list[float], list
     scaled = np.log(numbers) if logarithmic else numbers
     low, high = float(scaled.min()), float(scaled.max())
     heights = ((scaled - low) / (high - low)) if high > low else scaled * 0 + 0.5
-    ticks = [(float(heights[numbers.idxmin()]), _short(name, numbers.min())), (float(heights[numbers.idxmax()]), _short(name, numbers.max()))]
+    ticks = [
+        (float(heights[numbers.idxmin()]), _short(name, numbers.min())),
+        (float(heights[numbers.idxmax()]), _short(name, numbers.max())),
+    ]
     return [float(height) for height in heights.fillna(-0.12)], ticks
 
 
@@ -255,7 +258,9 @@ def _bins(name: str, values: pd.Series) -> tuple[list[int], Sequence[str]]:
     if numbers.min() > 0 and numbers.max() / numbers.min() > LOGARITHMIC:
         edges = np.geomspace(float(numbers.min()), float(numbers.max()), 9)
     found = np.clip(np.searchsorted(edges, numbers.to_numpy(dtype=float), side="right") - 1, 0, 7)
-    return [int(one) for one in found], [_short(name, float((edges[i] * edges[i + 1]) ** 0.5 if edges[0] > 0 else edges[i])) for i in range(8)]
+    return [int(one) for one in found], [
+        _short(name, float((edges[i] * edges[i + 1]) ** 0.5 if edges[0] > 0 else edges[i])) for i in range(8)
+    ]
 
 
 def _two_parameters(sweep: Sweep, table: pd.DataFrame) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from devices.quantities import unit_of
+from devices.quantities import format_quantity, unit_of
 from simulator.environment import environment
 from simulator.figures import FORMATS, encode
 from simulator.results import ResultsFolder, plain
@@ -19,7 +19,7 @@ from simulator.search.figures import draw_sweep, label_of_parameter
 from simulator.search.found import Sweep
 from simulator.search.importance import importances
 from simulator.statistics import Interval
-from simulator.tables import quantity, spread
+from simulator.tables import spread
 
 REPORT, TEMPLATE = "report.html", "sweep.html"
 SHOWN_FAILURES = 5
@@ -113,7 +113,9 @@ def _text(name: str, value: Any) -> str:
         return ""
     unit = unit_of(name.rsplit(".", 1)[-1])
     if isinstance(value, float):
-        return f"{value * 1e6:.3g} mm²" if unit == "square meter" else quantity(value, unit) if unit else f"{value:.4g}"
+        if unit == "square meter":
+            return f"{value * 1e6:.3g} mm²"
+        return format_quantity(float(f"{value:.3g}"), unit).replace(" u", " µ") if unit else f"{value:.4g}"
     return str(value)
 
 

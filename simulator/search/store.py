@@ -57,6 +57,7 @@ class Store:
         self.path = path
         self._rows: dict[str, list[Row]] = {}
         self._asked: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        self._described: set[str] = set()
         self._failures: list[dict[str, Any]] = []
         self._file: IO[bytes] | None = None
         if path is not None:
@@ -76,6 +77,12 @@ class Store:
     def asked(self, sweep: str, batch: int) -> list[dict[str, Any]] | None:
         """Return the proposals of a batch of a sweep, None where it was not reached."""
         return self._asked.get((sweep, batch))
+
+    def about(self, sweep: str, described: dict[str, Any]) -> None:
+        """Keep what a sweep is for: its goals and its space, for those who read the journal later."""
+        if sweep not in self._described:
+            self._described.add(sweep)
+            self._append({"sweep": sweep, "about": described})
 
     def ask(self, sweep: str, batch: int, proposals: list[dict[str, Any]]) -> None:
         """Keep the proposals of a batch, before any of them is evaluated."""
@@ -125,6 +132,8 @@ class Store:
             self._check_header(row)
         elif isinstance(row, dict) and "key" in row:
             self._remember(row, offset)
+        elif isinstance(row, dict) and "about" in row:
+            self._described.add(row["sweep"])
         elif isinstance(row, dict) and "sweep" in row:
             self._asked[row["sweep"], row["batch"]] = row["proposals"]
 

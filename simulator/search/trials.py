@@ -94,14 +94,15 @@ def evaluation_key(configuration: Configuration, common: dict[str, Any]) -> str:
     return digest({"configuration": {name: written_value(value) for name, value in configuration.items()}, **common})
 
 
-def record(store: Store, trial: Trial, chips: range, outcome: Outcome) -> Row:
-    """Write an outcome to the store; returns its row."""
+def record(store: Store, trial: Trial, chips: range, outcome: Outcome, setting: str = "") -> Row:
+    """Write an outcome to the store, with the digest of all that is not its configuration; returns its row."""
     row: dict[str, Any] = {
         "configuration": {name: written_value(value) for name, value in trial.configuration.items()},
         "chips": [chips.start, chips.stop],
         "values": outcome.values,
         "seconds": round(outcome.seconds, 6),
         "worker": outcome.worker,
+        "setting": setting,
     }
     if outcome.values is None:
         row |= {"error": outcome.error, "trace": outcome.trace, "lost": outcome.lost}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.random import Key, bits
+from simulator.progress import track
 from simulator.spiking.network import SpikingNetwork
 from simulator.spiking.steps import Population, Signal, Sum, Synapses
 from simulator.spiking.tracing import INPUT
@@ -29,28 +30,33 @@ def fit_weights(
     if not layers or rest is None or not recipe.iterations:
         return False
     steps = [network.synapses[one] for one in layers]
-    parameters = [parameter for step in steps for parameter in (step.weight, step.bias) if parameter is not None]
-    trainable = [parameter.requires_grad for parameter in parameters]
+    weights = [step.total_weight().clone().requires_grad_() for step in steps]
+    biases = [_bias(step).requires_grad_() for step in steps]
     means = list(layers.values())
-    optimizer = torch.optim.Adam([parameter.requires_grad_() for parameter in parameters], lr=recipe.learning_rate)
+    optimizer = torch.optim.Adam([*weights, *biases], lr=recipe.learning_rate)
     order = _batches(len(wanted), recipe, Key.of(seed=network.seed, layer=name, purpose="weight calibration"))
     strict = population.neuron.comparator == ">"
     with torch.enable_grad():
-        for iteration, rows in enumerate(order):
+        for iteration, rows in enumerate(track(order, recipe.iterations, f"fitting {name}")):
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * iteration / recipe.iterations))
-            current: Tensor = sum(step.dense(mean[rows], step.weight, step.bias) for step, mean in zip(steps, means, strict=True))  # type: ignore[assignment]
+            parts = [step.dense(mean[rows], w, b) for step, mean, w, b in zip(steps, means, weights, biases, strict=True)]
+            current = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
             if rest.numel() > 1:
                 current = current + rest[rows]
             rates: Tensor = _Rate.apply(current, population.threshold, network.timesteps, strict)  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
             (rates - wanted[rows]).square().mean().backward()
             optimizer.step()
-    for parameter, before in zip(parameters, trainable, strict=True):
-        parameter.grad = None
-        parameter.requires_grad_(before)
-    for step in steps:
+    for step, weight, bias in zip(steps, weights, biases, strict=True):
+        step.weight_change = weight.detach() - step.weight.detach()
+        step.bias_change = bias.detach() - (0.0 if step.bias is None else step.bias.detach())
         step.forget()
     return True
+
+
+def _bias(step: Synapses) -> Tensor:
+    bias = step.total_bias()
+    return torch.zeros(step.weight.shape[0]) if bias is None else bias.clone()
 
 
 def _means(network: SpikingNetwork, name: str, held: "Held") -> tuple[dict[str, Tensor], Tensor | None]:

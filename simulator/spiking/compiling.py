@@ -151,7 +151,7 @@ def _rows(
         kind, count = type(step).__name__, macs.get(name, 0)
         if isinstance(step, Synapses):
             kind = step.kind
-            if inputs[0] == INPUT and network.coding == "direct":
+            if network.layout.kinds[inputs[0]] == INPUT and network.coding == "direct":
                 reason = "direct coding: the current of the constant input is computed once, digitally"
                 rows.append(CoverageRow(name, kind, "host", count, None, None, reason))
                 continue

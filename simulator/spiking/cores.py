@@ -160,7 +160,7 @@ def place_on_cores(network: SpikingNetwork, sample: Tensor) -> CorePlacement:
     NotConvertibleError
         If a neuron, a tile or the network does not fit; the line names the layer, the resource and what would help.
     """
-    shapes = _shapes(network, sample)
+    shapes = sample_shapes(network, sample)
     core = network.core
     layers = [name for name in network.layout.names if isinstance(network.named_steps()[name], Population)]
     if network.layout.kinds[network.layout.output] == "current":
@@ -190,7 +190,7 @@ def traffic(placement: CorePlacement, network: SpikingNetwork, sample: Tensor) -
     sample
         One input of one time step, batch of one.
     """
-    shapes = _shapes(network, sample)
+    shapes = sample_shapes(network, sample)
     homes: dict[str, list[Tile]] = defaultdict(list)
     for tile in placement.tiles:
         homes[tile.layer].append(tile)
@@ -214,7 +214,7 @@ def traffic(placement: CorePlacement, network: SpikingNetwork, sample: Tensor) -
 
 
 @torch.no_grad()
-def _shapes(network: SpikingNetwork, sample: Tensor) -> dict[str, Shape]:
+def sample_shapes(network: SpikingNetwork, sample: Tensor) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {INPUT: tuple(sample.shape[1:])}
     values = {INPUT: sample}
     for (name, step), inputs in zip(network.named_steps().items(), network.layout.inputs, strict=True):
@@ -324,7 +324,7 @@ def _synapses_before(network: SpikingNetwork, name: str) -> list[Synapses]:
         inputs = network.layout.inputs[network.layout.names.index(source)]
         step = steps[source]
         if isinstance(step, Synapses):
-            if inputs[0] != INPUT or network.coding != "direct":
+            if network.layout.kinds[inputs[0]] != INPUT or network.coding != "direct":
                 found.append(step)
             continue
         pending.extend(inputs)

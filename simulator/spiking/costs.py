@@ -9,7 +9,7 @@ from torch import Tensor
 from devices.base import Cost, missing
 from devices.spiking import EventEnergy, NeuromorphicChip
 from simulator.spiking.activity import record
-from simulator.spiking.cores import place_on_cores, traffic
+from simulator.spiking.cores import place_on_cores, sample_shapes, traffic
 from simulator.spiking.tracing import INPUT
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def network_costs(network: "SpikingNetwork", inputs: Tensor) -> list[Cost]:
         )
     )  # fmt: skip
     if network.coding == "direct":
+        positions = {name: shape[1:] for name, shape in sample_shapes(network, sample).items()}
         for name, step in network.synapses.items():
-            if network.layout.inputs[network.layout.names.index(name)][0] == INPUT:
-                with torch.no_grad():
-                    places = step.reference(inputs[:1]).numel()
+            if network.layout.kinds[network.layout.inputs[network.layout.names.index(name)][0]] == INPUT:
+                places = len(step.weight) * int(torch.tensor(positions[name]).prod())
                 rows.append(
                     Cost(
                         layer=name, hardware="host", term="direct coding", macs=places * step.weight[0].numel() * samples,

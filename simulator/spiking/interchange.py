@@ -95,7 +95,7 @@ def from_nir(source: Any, dt: float, *, discretization: Discretization = "exact"
     '>'
     """
     nir = _nir()
-    graph = nir.read(str(source)) if isinstance(source, str | Path) else source
+    graph = nir.read(str(source), type_check=False) if isinstance(source, str | Path) else source
     if not isinstance(graph, nir.NIRGraph):
         raise ValueError(f"Argument `source` must be a nir.NIRGraph or the path of one, but got {type(graph).__name__}")
     if not (dt > 0 and math.isfinite(dt)):
@@ -212,7 +212,8 @@ def to_nir(
         "inloop": inloop_version(), "nir": str(nir.version), "dt": dt, "discretization": discretization,
         "approximations": losses,
     }  # fmt: skip
-    return nir.NIRGraph(nodes=nodes, edges=edges, metadata=metadata)
+    # nir's check takes the channels of a group for all channels; shapes were checked by running the network.
+    return nir.NIRGraph(nodes=nodes, edges=edges, metadata=metadata, type_check=False)
 
 
 def _safe(name: str) -> str:
@@ -367,7 +368,7 @@ def _node(
             level = step.threshold.expand(shape).numpy().astype(np.float32)
         if step.neuron.comparator == ">=":
             level = np.nextafter(level, np.float32(-np.inf))
-        ones, zeros = np.ones(shape, np.float32), np.zeros(shape, np.float32)
+        ones, zeros = np.ones(shape), np.zeros(shape)
         decay = step.neuron.decay
         if decay == 1:
             return nir.IF(r=ones / dt, v_threshold=level, v_reset=zeros)
@@ -376,7 +377,7 @@ def _node(
     if isinstance(step, Synapses):
         if parts is not None and len(parts) > 1:
             raise NotConvertibleError(f"Layer `{name}` gets spikes of different worth, which NIR cannot add up; use one threshold")
-        weight = (step.weight.detach() if parts is None else step.scaled(parts[0].worth)).numpy()
+        weight = (step.total_weight() if parts is None else step.scaled(parts[0].worth)).numpy()
         held = step.total_bias()
         bias = np.zeros(weight.shape[0], np.float32) if held is None else held.numpy()
         if step.operator.dimensions == 0:

@@ -119,6 +119,7 @@ class SpikingNetwork(HardwareLayer):
         self._programmed = False
         self._integers: Integers | None = None
         self._marks: tuple[int, ...] = ()
+        self._in_bias: set[str] = set()
         self._observed: list[Tensor] = []
         self.widest = 1
 
@@ -343,7 +344,7 @@ class SpikingNetwork(HardwareLayer):
         for step in self.synapses.values():
             step.extra = None
             step.forget()
-        self._in_bias: set[str] = set()
+        self._in_bias = set()
         uses = Counter(source for inputs in self.layout.inputs for source in inputs)
         steps = self.named_steps()
         for name, population in self.populations.items():

@@ -194,6 +194,8 @@ def calibrate(network: SpikingNetwork, samples: Tensor, source: str) -> list[str
         activations = _activations(network, samples)
         for name, population in network.populations.items():
             population.initial, population.shift = torch.tensor(0.0), torch.tensor(0.0)
+            for step in network.synapses.values():
+                step.weight_change, step.bias_change = torch.empty(0), torch.empty(0)
             chosen = network.recipe.threshold(activations[name], network.timesteps, population.neuron.comparator == ">")
             if not bool((chosen > 0).all()):
                 warnings.append(f"Layer `{name}` was never active on the {source}: its threshold is 1 where that is so")

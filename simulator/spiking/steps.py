@@ -78,9 +78,19 @@ class Step(nn.Module, ABC):
         Qualified name of the layer in the model.
     """
 
+    chosen: tuple[str, ...] = ()
+    """Buffers whose shapes calibration chooses."""
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        for name in self.chosen:
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != getattr(self, name).shape:
+                setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
 
     @abstractmethod
     def reference(self, *inputs: Tensor) -> Tensor:
@@ -111,11 +121,16 @@ class Synapses(Step):
     ----------
     rate
         Spikes an input and time step, measured at calibration; NaN before. Events or a dense product are chosen by it.
+    weight_change, bias_change
+        What calibration adds to the masters, which stay those of the float network; without elements for nothing.
     extra
-        What calibration adds to the bias, (outputs,); None for nothing.
+        What populations add to the bias, (outputs,); None for nothing.
     """
 
     rate: Tensor
+    weight_change: Tensor
+    bias_change: Tensor
+    chosen = ("weight_change", "bias_change")
 
     def __init__(self, name: str, layer: nn.Module) -> None:
         super().__init__(name)
@@ -127,6 +142,8 @@ class Synapses(Step):
         self.bias = held.bias
         self.extra: Tensor | None = None
         self.register_buffer("rate", torch.tensor(math.nan))
+        self.register_buffer("weight_change", torch.empty(0))
+        self.register_buffer("bias_change", torch.empty(0))
         self._laid_out: dict[Any, Any] = {}
 
     def reference(self, *inputs: Tensor) -> Tensor:
@@ -148,14 +165,21 @@ class Synapses(Step):
         """Drop weights that were laid out for spikes; the masters or thresholds changed."""
         self._laid_out = {}
 
+    def total_weight(self) -> Tensor:
+        """Return the weight with what calibration adds to it."""
+        weight = self.weight.detach()
+        return weight + self.weight_change if self.weight_change.numel() else weight
+
     def total_bias(self) -> Tensor | None:
-        """Return the bias with what calibration adds to it, float32 of shape (outputs,)."""
-        bias = None if self.bias is None else self.bias.detach()
-        return bias if self.extra is None else self.extra if bias is None else bias + self.extra
+        """Return the bias with what calibration adds to it, float32 of shape (outputs,); None for none."""
+        parts = [self.bias.detach()] if self.bias is not None else []
+        parts += [self.bias_change] if self.bias_change.numel() else []
+        parts += [self.extra] if self.extra is not None else []
+        return None if not parts else parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
     def scaled(self, worth: Tensor) -> Tensor:
         """Return the weight times the value of one spike of each input."""
-        weight = self.weight.detach()
+        weight = self.total_weight()
         if worth.numel() == 1:
             return weight * worth.reshape(())
         if self.operator.dimensions == 0:
@@ -172,7 +196,7 @@ class Synapses(Step):
         """Return the current of each time step."""
         (signal,) = inputs
         if signal.current is not None:
-            return Signal(merged(lambda flat: self.dense(flat, self.weight.detach(), self.total_bias()), signal.current))
+            return Signal(merged(lambda flat: self.dense(flat, self.total_weight(), self.total_bias()), signal.current))
         total: Tensor | None = None
         for index, part in enumerate(signal.parts):
             if index not in self._laid_out:
@@ -244,6 +268,7 @@ class Population(Step):
     threshold: Tensor
     initial: Tensor
     shift: Tensor
+    chosen = ("threshold", "initial", "shift")
 
     def __init__(self, name: str, neuron: SpikingNeuron, ceiling: float | None = None, threshold: float | None = None) -> None:
         super().__init__(name)
@@ -253,13 +278,6 @@ class Population(Step):
         self.register_buffer("threshold", torch.tensor(math.nan if threshold is None else float(threshold)))
         self.register_buffer("initial", torch.tensor(0.0))
         self.register_buffer("shift", torch.tensor(0.0))
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        for name in ("threshold", "initial", "shift"):  # calibration chooses their shapes
-            saved = state_dict.get(prefix + name)
-            if saved is not None and saved.shape != getattr(self, name).shape:
-                setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
 
     def reference(self, *inputs: Tensor) -> Tensor:
         """Rectify, and clip where the activation clips."""

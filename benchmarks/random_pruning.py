@@ -1,0 +1,183 @@
+"""Edge pruning of networks on random resistive cells that are never tuned, against the same random networks unpruned.
+
+``inloop bench random_pruning`` prunes a classifier of digits, the published convolutional classifier, a recurrent one and a small U-Net,
+reads each array anew for every trial, prints published and measured numbers apart, and writes
+``benchmarks/results/random_pruning.json`` and ``random_pruning.png``. FashionMNIST, spoken digits and DRIVE are used where the folder
+that INLOOP_DATA names has them; the stand-ins are scikit-learn's digits, their rows as a sequence, and generated vessel-like images.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import simulator as sim
+from benchmarks.paper_networks import SmallUNet, enlarged_digits, present, random_classifier
+from benchmarks.stand_ins import vessels
+from benchmarks.timing import RESULTS, save
+from devices import RRAMCrossbar
+from simulator.data import DataSplit, digits
+from simulator.figures import STYLE
+from simulator.progress import track
+
+COMMAND = "inloop bench random_pruning"
+SEEDS = 3
+TRIALS = 10
+PUBLISHED = {
+    "classifier": "+17.3 points on FashionMNIST over the same random network unpruned",
+    "recurrent": "+19.9 points on spoken digits",
+    "U-Net": "+9.8 % PR-AUC, +2 % ROC-AUC on DRIVE",
+}
+"""arXiv:2311.07164, abstract. Energy differs between its two versions and is not compared here."""
+
+
+class RowReader(nn.Module):
+    """Reads an image row by row with a recurrent layer of rectified units: the stand-in's counterpart of the spoken-digit network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.RNN(8, 64, nonlinearity="relu", batch_first=True)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class scores of images (batch, 1, rows, 8)."""
+        states, _ = self.rows(images.squeeze(1))
+        scores: Tensor = self.head(states[:, -1])
+        return scores
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network on one data set."""
+
+    name: str
+    published: str
+    network: Callable[[], nn.Module]
+    data: Callable[[], DataSplit]
+    metrics: tuple[Any, ...]
+    epochs: int
+    batch_size: int
+    activation_bits: int | None
+    learning_rate: float = 0.1
+
+
+def digits_network() -> nn.Sequential:
+    """Return the fully connected network 64-128-64-10."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def pr_auc(outputs: Tensor, targets: Tensor) -> float:
+    """Return the area under the precision-recall curve of pixels, scores (n, 2, height, width)."""
+    return float(average_precision_score(targets.flatten(), (outputs[:, 1] - outputs[:, 0]).flatten()))
+
+
+def roc_auc(outputs: Tensor, targets: Tensor) -> float:
+    """Return the area under the ROC curve of pixels, scores (n, 2, height, width)."""
+    return float(roc_auc_score(targets.flatten(), (outputs[:, 1] - outputs[:, 0]).flatten()))
+
+
+def vessel_split() -> DataSplit:
+    """Return generated vessel-like patches: 192 to train on, 48 to test on."""
+    images, labels = vessels(240, size=48, seed=1)
+    return DataSplit(TensorDataset(images[:192], labels[:192]), TensorDataset(images[192:], labels[192:]), 2, "generated vessels")
+
+
+CASES = (
+    Case("MLP 64-128-64-10", "classifier", digits_network, digits, ("accuracy",), 60, 64, None),
+    Case(
+        "conv 64-16, fc 400-128-10", "classifier", random_classifier, lambda: present("fashion_mnist", enlarged_digits(28)), ("accuracy",),
+        6, 60, 4,
+    ),
+    Case("recurrent, row by row", "recurrent", RowReader, lambda: present("spoken_digits", digits()), ("accuracy",), 60, 30, None, 0.03),
+    Case("U-Net, base 8", "U-Net", lambda: SmallUNet(8), lambda: present("drive", vessel_split()), (pr_auc, roc_auc), 12, 16, 6),
+)  # fmt: skip
+
+
+def run(case: Case) -> pd.DataFrame:
+    """Return a row per seed and treatment: the metric over reads of the array, flips and kept share."""
+    split = case.data()
+    design = RRAMCrossbar.preset("taox_40nm_random")
+    rows = []
+    for seed in range(SEEDS if case.epochs > 20 else 1):
+        for treatment, keep, hysteresis in (("dense random", 1.0, 0.0), ("pruned", 0.5, 0.0), ("pruned, hysteresis", 0.5, 0.5)):
+            found = sim.edge_pruning(
+                case.network(), design, split.train, keep=keep, hysteresis=hysteresis, epochs=case.epochs, batch_size=case.batch_size,
+                activation_bits=case.activation_bits, learning_rate=case.learning_rate, metric="accuracy", seed=seed, progress=False,
+            )  # fmt: skip
+            result = sim.evaluate(found.chip, split.test, metrics=case.metrics, trials=TRIALS, seed=seed, progress=False)
+            for metric in result.metrics:
+                mean = result.mean(metric)
+                rows.append(
+                    {
+                        "case": case.name, "published": PUBLISHED[case.published], "data": split.name, "seed": seed, "treatment": treatment,
+                        "metric": metric, "value": mean.value, "half_width": mean.half_width, "without_read_noise": result.reference[metric],
+                        "flips": found.flips, "kept": found.kept, "trials": TRIALS,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def read_noise(levels: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2)) -> pd.DataFrame:
+    """Return accuracy of the pruned network on digits against read noise, relative to each cell's conductance."""
+    split = digits()
+    rows = []
+    for level in levels:
+        noise = {"type": "devices.rram.spread:ProportionalSpread", "fraction": level} if level else None
+        design = RRAMCrossbar.preset("taox_40nm_random", cell={"read_noise": noise})
+        found = sim.edge_pruning(digits_network(), design, split.train, epochs=60, progress=False)
+        mean = sim.evaluate(found.chip, split.test, trials=TRIALS, progress=False).mean()
+        rows.append({"read_noise": level, "accuracy": mean.value, "half_width": mean.half_width})
+    return pd.DataFrame(rows)
+
+
+def figure(frame: pd.DataFrame, noise: pd.DataFrame) -> Figure:
+    """Draw the metric of each network before and after pruning, and the accuracy against read noise."""
+    colors = {"dense random": "#999999", "pruned": "#0072B2", "pruned, hysteresis": "#56B4E9"}
+    with mpl.rc_context(STYLE):
+        made = Figure(figsize=(9.0, 3.2), layout="constrained")
+        FigureCanvasAgg(made)
+        left, right = made.subplots(1, 2, width_ratios=(3, 1.3))
+        labels = list(dict.fromkeys(f"{row.case}\n{row.metric}" for row in frame.itertuples()))
+        for place, treatment in enumerate(colors):
+            part = frame[frame["treatment"] == treatment]
+            for row in part.itertuples():
+                at = labels.index(f"{row.case}\n{row.metric}") + 0.25 * (place - 1)
+                left.errorbar(at, row.value, yerr=row.half_width, marker="o", markersize=4, capsize=2, color=colors[treatment])
+            left.plot([], [], "o", color=colors[treatment], label=treatment)
+        left.set_xticks(range(len(labels)), labels)
+        left.set_ylim(0, 1)
+        left.set_ylabel("metric on the array, 95 % interval over reads")
+        left.legend(loc="lower right")
+        right.errorbar(100 * noise["read_noise"], 100 * noise["accuracy"], yerr=100 * noise["half_width"], marker="o", capsize=2)
+        right.set_xlabel("read noise of a cell (% of its conductance)")
+        right.set_ylabel("accuracy on digits (%)")
+    return made
+
+
+def main() -> None:
+    """Measure, print and save."""
+    torch.set_num_threads(1)
+    frame = pd.concat([run(case) for case in track(CASES, len(CASES), "networks")], ignore_index=True)
+    noise = read_noise()
+    table = frame.groupby(["case", "data", "published", "metric", "treatment"], sort=False)[["value", "without_read_noise", "flips"]].mean()
+    print("measured beside published (arXiv:2311.07164, other data where a stand-in is named)")
+    print(table.round(3).to_string())
+    print("\nread noise of every cell, accuracy on digits")
+    print(noise.round(3).to_string(index=False))
+    path = RESULTS / "random_pruning.png"
+    figure(frame, noise).savefig(path.with_suffix(".part"), format="png", dpi=150)
+    path.with_suffix(".part").replace(path)
+    save("random_pruning_noise", COMMAND, noise)
+    print(f"written to {save('random_pruning', COMMAND, frame)} and {path.name}")
+
+
+if __name__ == "__main__":
+    main()
