@@ -65,12 +65,12 @@ class Case:
 
 
 CASES = (
-    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.1, 4, 70, 3, 30),
-    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.2, 4, 70, 3, 30),
-    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.3, 4, 70, 5, 30),
-    Case("LeNet", lenet, lambda: present("mnist", enlarged_digits(28)), 0.3, 4, 15, 1, 12),
-    Case("ConvNet, widths / 8", lambda: convnet(8), lambda: present("cifar10", enlarged_digits(32, 3)), 0.3, 6, 12, 1, 10),
-    Case("ResNet-18, widths / 8", lambda: resnet18(width=8), lambda: present("cifar10", enlarged_digits(32, 3)), 0.2, 6, 8, 1, 8),
+    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.1, 4, 70, 2, 12),
+    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.2, 4, 70, 2, 12),
+    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.3, 4, 70, 5, 20),
+    Case("LeNet", lenet, lambda: present("mnist", enlarged_digits(28)), 0.3, 4, 6, 1, 8),
+    Case("ConvNet, widths / 16", lambda: convnet(16), lambda: present("cifar10", enlarged_digits(32, 3)), 0.3, 6, 6, 1, 5),
+    Case("ResNet-18, widths / 8", lambda: resnet18(width=8), lambda: present("cifar10", enlarged_digits(32, 3)), 0.2, 6, 3, 1, 4),
 )
 
 
@@ -119,7 +119,7 @@ def run(case: Case) -> pd.DataFrame:
                 add(method, fraction, spent.nwc, found.values(), found.reference["accuracy"])
         for updates in UPDATES:
             values = []
-            for trial in range(min(case.trials, 6)):
+            for trial in range(min(case.trials, 4)):
                 fresh = sim.compile(model, design, example_inputs=(examples,))
                 training = sim.in_situ_training(
                     fresh, split.train_batches(64, seed=trial), updates=updates, learning_rate=0.02, seed=seed, trial=trial, progress=False
@@ -180,10 +180,8 @@ def main() -> None:
         rules = part[part["fraction"].notna()]
         table = rules.pivot(index="method", columns="fraction", values="accuracy").mul(100).round(1)
         cycles = rules.pivot(index="method", columns="fraction", values="nwc").round(2)
-        print(
         in_float = 100 * part["float"].dropna().iloc[0]
         print(f"\n{case}, sigma {sigma} (per_bit), float {in_float:.1f} %: measured accuracy in % at the share verified")
-        )
         print(table.to_string())
         print("normalized write cycles spent")
         print(cycles.to_string())

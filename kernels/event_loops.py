@@ -48,81 +48,79 @@ def add_rows(spikes: Array, weights: Array, out: Array) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def scatter_plain(spikes: Array, weights: Array, start: Array, out: Array, top: int, left: int) -> None:
-    """Convolve by scattering: stride 1, no dilation, one group.
+def scatter_plain(spikes: Array, weights: Array, start: Array, out: Array, wide: int, top: int, left: int) -> None:
+    """Convolve by scattering: stride 1, no dilation, one group, channels last.
 
-    `spikes` (vectors, channels, height, width); `weights` (channels, kernel height, kernel width, outputs), turned by half a turn, so that
-    an event's row of the kernel is one contiguous piece of the sums; `start` (outputs,), where sums begin; `out` (vectors, outputs,
-    out height, out width), cut from the full convolution at `top` and `left`.
+    `spikes` (vectors, height, width, channels); `weights` (channels, kernel height * kernel width * outputs), turned by half a turn, so
+    that what a position adds to one row of sums is one contiguous piece; `start` (outputs,), where sums begin; `out` (vectors,
+    out height, out width, outputs), cut from the full convolution at `top` and `left`.
     """
-    vectors, channels, height, width = spikes.shape
-    tall, wide, outputs = weights.shape[1], weights.shape[2], weights.shape[3]
-    rows, columns = out.shape[2], out.shape[3]
-    pitch = (width + wide - 1) * outputs
-    length = wide * outputs
+    vectors, height, width, channels = spikes.shape
+    rows, columns, outputs = out.shape[1], out.shape[2], out.shape[3]
+    piece = wide * outputs
+    tall = weights.shape[1] // piece
+    sums = np.empty((height + tall - 1, (width + wide - 1) * outputs), out.dtype)
+    places = np.empty(width * channels, np.int64)
     kind = out.dtype.type
-    sums = np.empty((height + tall - 1, pitch), out.dtype)
-    flat = weights.reshape(channels, tall, length)
-    places = np.empty(width, np.int64)
     for n in range(vectors):
         for y in range(height + tall - 1):
             for x in range(width + wide - 1):
                 for o in range(outputs):
                     sums[y, x * outputs + o] = start[o]
-        for c in range(channels):
-            for y in range(height):
-                found = 0
-                line = spikes[n, c, y]
-                for x in range(width):
-                    places[found] = x
-                    found += 1 if line[x] else 0
-                for k in range(found):
-                    x = places[k]
-                    value = line[x]
-                    for ky in range(tall):
-                        target = sums[y + ky, x * outputs : x * outputs + length]
-                        row = flat[c, ky]
-                        if value == 1:
-                            for i in range(length):
-                                target[i] = target[i] + row[i]
-                        else:
-                            times = kind(value)
-                            for i in range(length):
-                                target[i] = target[i] + row[i] * times
-        for o in range(outputs):
-            for y in range(rows):
-                line = sums[y + top]
-                drain = out[n, o, y]
-                for x in range(columns):
-                    drain[x] = line[(x + left) * outputs + o]
+        for y in range(height):
+            line = spikes[n, y].reshape(width * channels)
+            found = 0
+            for i in range(width * channels):
+                places[found] = i
+                found += 1 if line[i] else 0
+            for k in range(found):
+                place = places[k]
+                value = line[place]
+                x = place // channels
+                row = weights[place - x * channels]
+                for ky in range(tall):
+                    target = sums[y + ky, x * outputs : x * outputs + piece]
+                    part = row[ky * piece : (ky + 1) * piece]
+                    if value == 1:
+                        for i in range(piece):
+                            target[i] = target[i] + part[i]
+                    else:
+                        times = kind(value)
+                        for i in range(piece):
+                            target[i] = target[i] + part[i] * times
+        for y in range(rows):
+            source = sums[y + top, left * outputs : (left + columns) * outputs]
+            drain = out[n, y].reshape(columns * outputs)
+            for i in range(columns * outputs):
+                drain[i] = source[i]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def scatter(spikes: Array, weights: Array, start: Array, out: Array, stride: Array, padding: Array, dilation: Array, groups: int) -> None:
-    """Convolve by scattering, whatever the stride, padding, dilation and groups.
+def scatter(
+    spikes: Array, weights: Array, start: Array, out: Array, stride: Array, padding: Array, dilation: Array, groups: int
+) -> None:
+    """Convolve by scattering, whatever the stride, padding, dilation and groups; channels last.
 
-    `weights` (channels, kernel height, kernel width, outputs of the channel's group), as they are; the rest as for `scatter_plain`.
+    `weights` (kernel height, kernel width, channels, outputs of the channel's group), as they are; the rest as for `scatter_plain`.
     """
-    vectors, channels, height, width = spikes.shape
-    tall, wide, share = weights.shape[1], weights.shape[2], weights.shape[3]
-    rows, columns = out.shape[2], out.shape[3]
-    outputs = share * groups
+    vectors, height, width, channels = spikes.shape
+    tall, wide, share = weights.shape[0], weights.shape[1], weights.shape[3]
+    rows, columns = out.shape[1], out.shape[2]
     each = channels // groups
     kind = out.dtype.type
-    sums = np.empty((rows, columns, outputs), out.dtype)
     for n in range(vectors):
         for y in range(rows):
             for x in range(columns):
-                for o in range(outputs):
-                    sums[y, x, o] = start[o]
-        for c in range(channels):
-            first = c // each * share
-            for y in range(height):
-                for x in range(width):
-                    value = spikes[n, c, y, x]
+                for o in range(start.shape[0]):
+                    out[n, y, x, o] = start[o]
+        for y in range(height):
+            for x in range(width):
+                for c in range(channels):
+                    value = spikes[n, y, x, c]
                     if value == 0:
                         continue
                     times = kind(value)
+                    first = c // each * share
                     for ky in range(tall):
                         top = y + padding[0] - ky * dilation[0]
                         if top < 0 or top % stride[0] or top // stride[0] >= rows:
@@ -131,11 +129,7 @@ def scatter(spikes: Array, weights: Array, start: Array, out: Array, stride: Arr
                             left = x + padding[1] - kx * dilation[1]
                             if left < 0 or left % stride[1] or left // stride[1] >= columns:
                                 continue
-                            target = sums[top // stride[0], left // stride[1], first : first + share]
-                            row = weights[c, ky, kx]
+                            row = weights[ky, kx, c]
+                            target = out[n, top // stride[0], left // stride[1], first : first + share]
                             for i in range(share):
                                 target[i] = target[i] + row[i] * times
-        for o in range(outputs):
-            for y in range(rows):
-                for x in range(columns):
-                    out[n, o, y, x] = sums[y, x, o]

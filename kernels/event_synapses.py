@@ -1,6 +1,7 @@
 """Synapses driven by events: only the weights of inputs that spiked are read, and added in a fixed order.
 
-The order is that of the inputs, so a dense sum over all inputs in that order, zeros included, has the same bits.
+The order is that of the inputs (of a convolution the channels of a position first, then the positions row by row), so a dense sum in that
+order, zeros included, has the same bits.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,10 @@ class EventKernel:
     Attributes
     ----------
     rows
-        Shape (inputs, kernel height, kernel width, outputs of a group), contiguous; turned by half a turn where `plain`.
+        Contiguous: (inputs, kernel height * kernel width * outputs), turned by half a turn, where `plain`; else (kernel height, kernel width,
+        inputs, outputs of a group).
+    size
+        Height and width of the kernel.
     outputs
         Output channels.
     stride, padding, dilation
@@ -39,6 +43,7 @@ class EventKernel:
     """
 
     rows: Tensor
+    size: Pair
     outputs: int
     stride: Pair
     padding: Pair
@@ -53,7 +58,7 @@ class EventKernel:
         Examples
         --------
         >>> EventKernel.of(torch.ones(4, 2, 3, 3), padding=(1, 1)).rows.shape
-        torch.Size([2, 3, 3, 4])
+        torch.Size([2, 36])
         """
         if weight.dim() != 4 or groups < 1 or weight.shape[0] % groups:
             raise ValueError(
@@ -66,7 +71,8 @@ class EventKernel:
         share = weight.shape[0] // groups
         # (groups, outputs of a group, inputs of a group, ...) -> inputs in torch's order, each with the outputs of its group
         rows = held.reshape(groups, share, *weight.shape[1:]).permute(0, 2, 3, 4, 1).reshape(-1, tall, wide, share)
-        return cls((rows.flip(1, 2) if plain else rows).contiguous(), weight.shape[0], stride, padding, dilation, groups, plain)
+        laid = rows.flip(1, 2).flatten(1) if plain else rows.permute(1, 2, 0, 3)
+        return cls(laid.contiguous(), (tall, wide), weight.shape[0], stride, padding, dilation, groups, plain)
 
 
 def event_linear(spikes: Tensor, rows: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -112,24 +118,23 @@ def event_linear(spikes: Tensor, rows: Tensor, bias: Tensor | None = None, out: 
     return result
 
 
-def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """Return the currents that spikes cause through a convolution, event after event: channel by channel, row by row.
+def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None = None) -> Tensor:
+    """Return the currents that spikes cause through a convolution, position after position.
 
     Parameters
     ----------
     spikes
-        Shape (vectors, channels, height, width), uint8, contiguous: how often each input spiked, mostly 0 or 1.
+        Shape (vectors, channels, height, width), uint8: how often each input spiked, mostly 0 or 1. In torch's memory format
+        ``channels_last`` nothing is copied.
     kernel
         From `EventKernel.of`.
     bias
         Shape (outputs,), of the type of the sums; None for zero.
-    out
-        Where the sums go; None for a new tensor of float32, or of int32 for integer weights.
 
     Returns
     -------
     Tensor
-        Shape (vectors, outputs, out height, out width), as torch's convolution.
+        Shape (vectors, outputs, out height, out width), as torch's convolution, float32 or int32, in the format ``channels_last``.
 
     Raises
     ------
@@ -146,27 +151,28 @@ def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None =
             [2., 1., 0.]])
     """
     kind = _sum_type("kernel.rows", kernel.rows)
-    inputs, tall, wide, _ = kernel.rows.shape
+    inputs = kernel.rows.shape[0 if kernel.plain else 2]
     if spikes.dim() != 4 or spikes.shape[1] != inputs:
         raise ValueError(
             f"Argument `spikes` must have shape (vectors, {inputs}, height, width), but got {tuple(spikes.shape)}; do reshape it."
         )
-    _check("spikes", spikes, torch.uint8)
+    last = spikes.permute(0, 2, 3, 1).contiguous()
+    _check("spikes", last, torch.uint8)
     size = [
         (spikes.shape[2 + i] + 2 * kernel.padding[i] - kernel.dilation[i] * (length - 1) - 1) // kernel.stride[i] + 1
-        for i, length in enumerate((tall, wide))
+        for i, length in enumerate(kernel.size)
     ]
     if min(size) < 1:
         raise ValueError(f"Argument `spikes` must be as large as the kernel, but {tuple(spikes.shape)} leaves no output; do pad it.")
-    result = _out(out, (spikes.shape[0], kernel.outputs, *size), kind)
+    result = torch.empty((spikes.shape[0], *size, kernel.outputs), dtype=kind)
     start = _bias(bias, kernel.outputs, kind).contiguous().numpy()
     if kernel.plain:
-        cut = tall - 1 - kernel.padding[0], wide - 1 - kernel.padding[1]
-        scatter_plain(spikes.numpy(), kernel.rows.numpy(), start, result.numpy(), *cut)
+        cut = kernel.size[0] - 1 - kernel.padding[0], kernel.size[1] - 1 - kernel.padding[1]
+        scatter_plain(last.numpy(), kernel.rows.numpy(), start, result.numpy(), kernel.size[1], *cut)
     else:
         options = (np.array(pair, np.int64) for pair in (kernel.stride, kernel.padding, kernel.dilation))
-        scatter(spikes.numpy(), kernel.rows.numpy(), start, result.numpy(), *options, kernel.groups)
-    return result
+        scatter(last.numpy(), kernel.rows.numpy(), start, result.numpy(), *options, kernel.groups)
+    return result.permute(0, 3, 1, 2)
 
 
 def events_are_faster(rate: float, weight: Tensor) -> bool:

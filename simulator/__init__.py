@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simulator import codesign
     from simulator.chip import Chip
+    from simulator.chip_in_the_loop import ProgressiveTuning, fine_tune_progressively
     from simulator.compensation import recalibrate_batch_norm, remap
     from simulator.compiler import compile
     from simulator.conductances import load_conductances, save_conductances
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from simulator.point_clouds import centered_points, points_from_events, points_from_images
     from simulator.point_networks import PointNetwork, PointStage, fit_readout, point_chip
     from simulator.pruning import EdgePruning, edge_pruning
+    from simulator.pulse_training import PulseTraining, train_with_pulses
     from simulator.search import Choice, Fidelity, HardwareObjective, Real, Space, Sweep, Whole
     from simulator.selective_write_verify import WriteVerify, write_verify
     from simulator.statistics import Comparison, Interval
@@ -59,6 +61,8 @@ __all__ = [
     "PointNetwork",
     "PointStage",
     "Probe",
+    "ProgressiveTuning",
+    "PulseTraining",
     "Real",
     "Retention",
     "Space",
@@ -78,6 +82,7 @@ __all__ = [
     "edge_pruning",
     "efficiency",
     "evaluate",
+    "fine_tune_progressively",
     "fit",
     "fit_readout",
     "import_design",
@@ -104,12 +109,17 @@ __all__ = [
     "serve",
     "sweep",
     "totals",
+    "train_with_pulses",
     "weight_scores",
     "write_verify",
 ]
 
 # Torch takes seconds to import: the command line's help must not wait for it, so names are fetched when they are used.
 _MODULES = {
+    "PulseTraining": "pulse_training",
+    "train_with_pulses": "pulse_training",
+    "ProgressiveTuning": "chip_in_the_loop",
+    "fine_tune_progressively": "chip_in_the_loop",
     "Attribution": "diagnosis",
     "Auto": "placement",
     "Budget": "link.characterising",

@@ -123,9 +123,18 @@ def compile(
         return compile_spiking(inner, design, examples, calibration, timesteps=timesteps, method=method, coding=coding, seed=seed)
     before = None if examples is None else _first_call(inner, examples)
     folding = fold_batch_norm(inner, {} if before is None else before.dimensions, before)
+    spiking: dict[str, list[CoverageRow]] = {}
+    spiking_warnings: list[str] = []
+    if isinstance(design, Mapping) and any(isinstance(part, SpikingCore) for part in design.values()):
+        from simulator.mixed_spiking import place_spiking, split_design
+
+        design, cores = split_design(design)
+        parts = place_spiking(inner, cores, examples, _replace, timesteps=timesteps, method=method, coding=coding, seed=seed)
+        inner, spiking, spiking_warnings = parts.model, parts.rows, parts.warnings
     kinds = _kinds(inner)
     inner, reasons = _show_weights(inner)
-    sites, made = ([], []) if examples is None else _find_sites(inner, examples)
+    with in_mode(inner, Mode.FLOAT):
+        sites, made = ([], []) if examples is None else _find_sites(inner, examples)
     candidates, refusals = _candidates(inner, sites, kinds)
     plan = place(
         design, candidates, refusals, seed, None if examples is None else lambda: inner(*examples.inputs, **examples.keywords), made

@@ -28,13 +28,17 @@ class Formats:
     inputs, outputs
         In words.
     input_bits, output_bits
-        Bits of a code; None where nothing is rounded.
+        Bits of a code; None where nothing is converted.
+    input_operations, output_operations
+        Digital operations that turn a number into a code, and a code into a number.
     """
 
     inputs: str
     outputs: str
     input_bits: int | None = None
     output_bits: int | None = None
+    input_operations: int = 2
+    output_operations: int = 1
 
 
 @singledispatch
@@ -178,8 +182,8 @@ def owner(node: Node) -> str:
 def conversion_costs(layers: Mapping[str, HardwareLayer], found: Capture, digital: Hardware | None) -> list[Cost]:
     """Return the cost rows of turning numbers of the digital unit into codes for a layer, and its codes into numbers.
 
-    Each number is scaled and rounded on the way in (2 operations), and scaled on the way out (1). What converters take is in the
-    layer's own rows.
+    Each number is scaled and rounded on the way in (2 operations), and scaled on the way out (1); coded as spikes, and their mean taken,
+    with one operation for each time step. What converters take is in the layer's own rows.
 
     Parameters
     ----------
@@ -194,8 +198,8 @@ def conversion_costs(layers: Mapping[str, HardwareLayer], found: Capture, digita
     for name, layer in layers.items():
         formats, (values_in, values_out) = formats_of(layer), found.passed.get(name, (0, 0))
         for label, values, each, bits in (
-            (f"rounding to {formats.inputs}", values_in, 2, formats.input_bits),
-            (f"scaling of {formats.outputs}", values_out, 1, formats.output_bits),
+            (f"conversion to {formats.inputs}", values_in, formats.input_operations, formats.input_bits),
+            (f"conversion from {formats.outputs}", values_out, formats.output_operations, formats.output_bits),
         ):
             if bits is not None and values:
                 rows.append(_row(name, label, values, each * values, bits, digital))
@@ -206,7 +210,7 @@ def _row(name: str, label: str, values: int, operations: int, bits: int, digital
     vector = vector_of(digital)
     codes = -(-values * bits // 8)
     if vector is None:
-        return Cost(layer=name, hardware="host", term=label, operations=operations, bytes=4 * values + codes, note=HOST)
+        return Cost(layer=name, hardware="host", term=label, operations=operations, bytes=4 * values + codes, area_m2=0.0, note=HOST)
     owner = "" if isinstance(digital, VectorUnit) else type(digital).__name__
     return vector.cost(name, label, operations=operations, moved_bytes=vector.number_bytes * values + codes, owner=owner)
 

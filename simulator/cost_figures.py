@@ -151,7 +151,9 @@ def pareto_figure(table: pd.DataFrame, x: str, y: str, *, name: str = "design", 
     """
     for column in (x, y, name):
         if column not in table.columns:
-            raise ValueError(f"Argument `table` must have a column {column!r}, but has {', '.join(map(str, table.columns))}; do name one of them")
+            raise ValueError(
+                f"Argument `table` must have a column {column!r}, but has {', '.join(map(str, table.columns))}; do name one of them"
+            )
     higher = higher or (_more_is_better(x), _more_is_better(y))
     values = table[[x, y]].to_numpy(float) * [FACTORS.get(x, 1.0), FACTORS.get(y, 1.0)]
     known = ~np.isnan(values).any(1)
@@ -170,7 +172,9 @@ def pareto_figure(table: pd.DataFrame, x: str, y: str, *, name: str = "design", 
             values[:, axis] /= step
             labels.append(f"{words} ({prefix}{unit})" if unit else words)
         ordered = values[front][np.argsort(values[front][:, 0])]
-        axes.step(ordered[:, 0], ordered[:, 1], where="post" if higher[0] == higher[1] or not higher[0] else "pre", color="#999999", zorder=1)
+        axes.step(
+            ordered[:, 0], ordered[:, 1], where="post" if higher[0] == higher[1] or not higher[0] else "pre", color="#999999", zorder=1
+        )
         for index in np.flatnonzero(known):
             color = TERMS[0] if front[index] else "#999999"
             fill: Any = "white" if partial[index] else color
@@ -182,7 +186,10 @@ def pareto_figure(table: pd.DataFrame, x: str, y: str, *, name: str = "design", 
                 (axes.set_xscale if axis == 0 else axes.set_yscale)("log")
         axes.margins(0.18)
         left = [str(one) for one in table.loc[~known, name]]
-        below = [*(["hollow: a bound, terms are not given"] if partial[known].any() else []), *([f"without {', '.join(left)}"] if left else [])]
+        below = [
+            *(["hollow: a bound, terms are not given"] if partial[known].any() else []),
+            *([f"without {', '.join(left)}"] if left else []),
+        ]
         axes.set_xlabel("\n".join([labels[0], *below]))
         axes.set_ylabel(labels[1])
     return figure

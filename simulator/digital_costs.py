@@ -7,7 +7,7 @@ from devices.digital import TieredArray, VectorUnit, product_cost
 from simulator.capture import Capture, Contraction, Operation
 
 FLOAT32_BYTES = 4
-HOST = "not given: the host's constants"
+HOST = "not given: the host's constants"  # its area is none of the chip's
 
 
 def unit_name(digital: Hardware | None, product: bool) -> str:
@@ -100,7 +100,7 @@ def _product_rows(layer: str, function: str, several: list[Contraction], digital
     if vector is not None:
         return [vector.cost(layer, function, operations=2 * macs, moved_bytes=sum(operands) * vector.number_bytes, macs=macs)]
     moved = sum(operands) * FLOAT32_BYTES
-    return [Cost(layer=layer, hardware="host", term=function, operations=2 * macs, macs=macs, bytes=moved, note=HOST)]
+    return [Cost(layer=layer, hardware="host", term=function, operations=2 * macs, macs=macs, bytes=moved, area_m2=0.0, note=HOST)]
 
 
 def _repeated(rows: list[Cost], count: int) -> list[Cost]:
@@ -144,7 +144,7 @@ def _operation_row(layer: str, one: Operation, digital: Hardware | None) -> Cost
     if vector is None:
         note = HOST if one.operations is not None else f"no formula for its operations; {HOST}"
         moved = one.floats * FLOAT32_BYTES + one.others
-        return Cost(layer=layer, hardware="host", term=one.term, operations=one.operations, bytes=moved, note=note)
+        return Cost(layer=layer, hardware="host", term=one.term, operations=one.operations, bytes=moved, area_m2=0.0, note=note)
     moved = one.floats * vector.number_bytes + one.others
     owner = "" if isinstance(digital, VectorUnit) else type(digital).__name__
     return vector.cost(layer, one.term, operations=one.operations, moved_bytes=moved, owner=owner)

@@ -100,6 +100,7 @@ def private_copy(chip: Chip) -> Chip:
     copied = copy.deepcopy(chip, {id(parameter): parameter for parameter in chip.parameters()}).eval()
     for layer in copied.layers.values():
         layer.correct(None)
+        layer.share_between_trials()
     return copied
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from devices.rram import RRAMCrossbar, Wires
 from devices.rram.netlist import spice_netlist
-from kernels.wires_nonlinear import sinh_law, solve_nonlinear
+from kernels.wires_nonlinear import solve_nonlinear
 from simulator.lowering import CrossbarLayer
 from simulator.lowering.arrays import output_blocks
 
@@ -97,7 +97,7 @@ class Tile:
         if law is None:
             return volts @ wires.effective(cells)
         solved = solve_nonlinear(
-            cells, volts.unsqueeze(0), wires.row_ohm, wires.column_ohm, wires.source_ohm, wires.sense_ohm, law=sinh_law(law.sinh_per_volt)
+            cells, volts.unsqueeze(0), wires.row_ohm, wires.column_ohm, wires.source_ohm, wires.sense_ohm, law=law.current
         )
         currents: Tensor = solved.currents[0]
         return currents

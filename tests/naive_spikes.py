@@ -81,7 +81,7 @@ def dense_convolution(
     dilation: tuple[int, int],
     groups: int,
 ) -> torch.Tensor:
-    """Every input of every window, channel by channel and row by row."""
+    """Every input of every window: the channels of a position first, then the positions row by row."""
     kind = np.float32 if weight.is_floating_point() else np.int32
     w, x = weight.numpy().astype(kind), spikes.numpy()
     outputs, share, tall, wide = w.shape
@@ -91,11 +91,11 @@ def dense_convolution(
     for n, o, y, z in np.ndindex(out.shape):
         total = kind(bias[o].item())
         first = o // (outputs // groups) * share
-        for c in range(share):
-            for ky in range(tall):
-                for kx in range(wide):
-                    row, column = y * stride[0] - padding[0] + ky * dilation[0], z * stride[1] - padding[1] + kx * dilation[1]
-                    if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
+        for ky in range(tall):
+            for kx in range(wide):
+                row, column = y * stride[0] - padding[0] + ky * dilation[0], z * stride[1] - padding[1] + kx * dilation[1]
+                if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
+                    for c in range(share):
                         total = kind(total + kind(w[o, c, ky, kx] * kind(x[n, first + c, row, column])))
         out[n, o, y, z] = total
     return torch.from_numpy(out)

@@ -139,7 +139,9 @@ def frames() -> dict[str, pd.DataFrame]:
 
 def test_different_nodes_are_compared_by_a_rule_or_refused() -> None:
     both = frames()
-    with pytest.raises(ValueError, match=r"^Argument `frames` must be of one technology node to be compared, but they are of 45 nm \(new\), 90 nm"):
+    with pytest.raises(
+        ValueError, match=r"^Argument `frames` must be of one technology node to be compared, but they are of 45 nm \(new\), 90 nm"
+    ):
         sim.compare_costs(both)
     unknown = both["old"].assign(node_m=np.nan)
     with pytest.raises(ValueError, match=r"not given \(old\)"):

@@ -166,7 +166,7 @@ def test_bfloat16_variance_keeps_every_deviation_within_what_is_stated() -> None
         ratio = (found[1] / found[0]).sqrt() - 1
         worst.append(float(ratio.abs().max()))
         assert float(ratio.square().mean().sqrt()) < 0.0013
-    assert max(worst) < 0.003
+    assert max(worst) < 0.006
     assert min(worst) > 1e-5
 
 

@@ -277,7 +277,7 @@ def test_wires_are_those_of_the_columns_that_there_are(name: str) -> None:
     ohms = (120.0, 90.0, 40.0, 30.0)
     wires = Wires(row_ohm=ohms[0], column_ohm=ohms[1], source_ohm=ohms[2], sense_ohm=ohms[3])
     layer, x = drawn(nn.Linear(7, 5, bias=False)), torch.randn(4, 7, generator=generator(1))
-    chip, found = compiled(layer, x, cell=FROM_ZERO, mapping=MAPPINGS[name], wires=wires, columns=6)
+    chip, _ = compiled(layer, x, cell=FROM_ZERO, mapping=MAPPINGS[name], wires=wires, columns=6)
     weight = layer.weight.detach().double().numpy()
     top, expected = np.abs(weight).max(), []
     per_array = {"offset": 5, "offset converted": 5}.get(name, 3)

@@ -46,7 +46,9 @@ def test_an_exact_macro_gives_the_integer_layer(case: tuple[nn.Module, Tensor], 
     expected = compiled.operator(codes.double(), weights.double()) * unit.double().reshape(shape) * step
     bias = 0 if layer.bias is None else layer.bias.detach().double().reshape(shape)
     assert relative_error(chip(x).detach().double() - bias, expected) < 1e-5
-    assert compiled.placement.arrays == compiled.operator.groups * len(compiled.tiles) * -(-(len(weights) // compiled.operator.groups) // columns)
+    assert compiled.placement.arrays == compiled.operator.groups * len(compiled.tiles) * -(
+        -(len(weights) // compiled.operator.groups) // columns
+    )
 
 
 def test_static_errors_belong_to_a_trial_and_noise_to_a_read() -> None:

@@ -79,8 +79,8 @@ def test_patches_compile_onto_hardware_and_recompute_what_memory_says() -> None:
     memory = sim.peak_activation_memory(model, x, patches=(2, "4"))
     rows = chip.cost(x)
     macs = int(rows.loc[rows["term"] == "multiply-accumulate", "macs"].sum())
-    # A layer pads its own part, so at the borders between patches up to one more row is computed than is needed.
-    assert memory.macs <= macs <= 1.35 * memory.macs and memory.macs > memory.macs_whole
+    # A layer pads its own part, so at the borders between patches a row or column more is computed than is needed.
+    assert memory.macs <= macs <= 1.5 * memory.macs and memory.macs > memory.macs_whole
 
 
 class Residual(nn.Module):

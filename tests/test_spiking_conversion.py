@@ -138,12 +138,15 @@ class TestRates:
 
     def test_fitting_weights_lowers_the_error(self) -> None:
         model, x = draw(digits_mlp(hidden=16)), torch.rand(256, 1, 8, 8, generator=KEYS)
-        errors = []
-        for iterations in (0, 300):
-            recipe = spiking.AdvancedCalibration(iterations=iterations, learning_rate=1e-3)
-            chip = sim.compile(model, IDEAL, calibration=[(x,)], timesteps=4, method=recipe)
-            errors.append(float(spiking.conversion_error(chip, x)["total_square"].iloc[-1]))
-        assert errors[1] < errors[0]
+        recipe = spiking.AdvancedCalibration(iterations=300, learning_rate=1e-3)
+        chip = sim.compile(model, IDEAL, calibration=[(x,)], timesteps=4, method=recipe)
+        layer, level = chip.model.synapses["features.1"], chip.model.populations["features.2"].threshold
+        with torch.no_grad():
+            flat = x.flatten(1)
+            currents = layer.reference(flat), layer.dense(flat, layer.total_weight(), layer.total_bias())
+            errors = [float((clip_floor(z, level, 4) - torch.relu(currents[0])).square().mean()) for z in currents]
+        assert errors[1] < 0.6 * errors[0]
+        assert torch.equal(layer.weight, model.features[1].weight)  # the float network stays what it was
 
 
 def step_by_step(chip: sim.Chip, x: Tensor) -> Tensor:
@@ -231,7 +234,7 @@ class TestDigits:
         fresh.load_state_dict(chip.state_dict())
         assert torch.equal(fresh(x), first)
         assert set(chip.coverage["hardware"]) == {"host", "NeuromorphicChip"}
-        assert chip.coverage["macs"].sum() == 2 * (64 * 128 + 128 * 128 + 128 * 10)  # of the two example images
+        assert chip.coverage["macs"].sum() == 64 * (64 * 128 + 128 * 128 + 128 * 10)  # of a batch of 64
 
 
 class MaxPooled(nn.Module):

@@ -1,7 +1,8 @@
 """Compile time, peak memory before programming, and the share of multiply-accumulates on hardware.
 
 ``inloop bench speed/compile`` prints the table and writes it to ``benchmarks/results/speed_compile.json``. Each model is built
-from its configuration in a process of its own, so that peak memory is that of one model; nothing is downloaded.
+from its configuration in a process of its own, so that peak memory is that of one model; nothing is downloaded. Sizes are those of
+transformers' default configurations, but for LLaMA (1.1 billion parameters) and Mixtral (eight experts of a small model).
 """
 
 import json
@@ -19,19 +20,42 @@ from benchmarks.timing import save
 from devices import RRAMCrossbar
 
 COMMAND = "inloop bench speed/compile"
-MODELS = ("ResNet-50", "LLaMA 1B")
+IMAGE = {"pixel_values": torch.full((1, 3, 224, 224), 0.5)}
+TOKENS = {"input_ids": torch.arange(16)[None]}
+SIZES = {
+    "LLaMA 1B": {"vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
+                 "num_key_value_heads": 4},
+    "Mixtral, small": {"vocab_size": 32000, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8,
+                       "num_key_value_heads": 2},
+    "Whisper": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1},
+}  # fmt: skip
+MODELS = {
+    "ResNet-50": ("ResNetForImageClassification", IMAGE),
+    "MobileNetV2": ("MobileNetV2ForImageClassification", IMAGE),
+    "ConvNeXt": ("ConvNextForImageClassification", IMAGE),
+    "ViT": ("ViTForImageClassification", IMAGE),
+    "Swin": ("SwinForImageClassification", IMAGE),
+    "PVT": ("PvtForImageClassification", IMAGE),
+    "VideoMAE": ("VideoMAEForVideoClassification", {"pixel_values": torch.full((1, 16, 3, 224, 224), 0.5)}),
+    "BERT": ("BertModel", TOKENS),
+    "GPT-2": ("GPT2LMHeadModel", TOKENS),
+    "Whisper": (
+        "WhisperForConditionalGeneration",
+        {"input_features": torch.full((1, 80, 3000), 0.5), "decoder_input_ids": torch.arange(4)[None]},
+    ),
+    "Mixtral, small": ("MixtralForCausalLM", TOKENS),
+    "LLaMA 1B": ("LlamaForCausalLM", TOKENS),
+}
+"""Name to a class of transformers and the keyword arguments of one call."""
 
 
 def build(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """Return a model by name with random weights, and the keyword arguments of one call."""
     import transformers
 
-    if name == "ResNet-50":
-        return transformers.ResNetForImageClassification(transformers.ResNetConfig()), {"pixel_values": torch.full((1, 3, 224, 224), 0.5)}
-    config = transformers.LlamaConfig(
-        vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32, num_key_value_heads=4
-    )
-    return transformers.LlamaForCausalLM(config), {"input_ids": torch.arange(16)[None]}
+    kind, inputs = MODELS[name]
+    config = f"{kind.split('For', maxsplit=1)[0].removesuffix('Model').removesuffix('LMHead')}Config"
+    return getattr(transformers, kind)(getattr(transformers, config)(**SIZES.get(name, {}))), inputs
 
 
 def one(name: str) -> dict[str, float | str]:
@@ -40,21 +64,25 @@ def one(name: str) -> dict[str, float | str]:
     model.eval()
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     chip = sim.compile(model, RRAMCrossbar.preset("wan_nature_2022"), example_kwargs=inputs)
-    seconds = time.perf_counter() - start
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     table = chip.coverage
+    folded = int(table["hardware"].str.startswith("folded").sum())
     share = float(table.loc[table["hardware"] != "host", "macs"].sum() / table["macs"].sum())
     return {
         "model": name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": seconds,
+        "cpu_seconds": busy,
         "weight_bytes": weights,
         "peak_before_bytes": before,
         "peak_bytes": peak,
         "peak_over_weights": peak / weights,
+        "macs": chip.macs,
         "macs_on_hardware": share,
+        "batch_norms_folded": folded,
         "arrays": int(table["arrays"].sum()),
     }
 

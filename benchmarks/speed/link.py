@@ -62,7 +62,7 @@ def measure() -> pd.DataFrame:
     """Return a row per figure: what, measured, unit, bar."""
     x = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
     layer = nn.Linear(512, 512, bias=False)
-    rows = []
+    rows: list[tuple[str, float, str, float | None]] = []
     with served() as (address, process), torch.no_grad():
         remote = RemoteChip(address=address)
         name = "with read noise"

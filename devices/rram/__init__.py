@@ -4,7 +4,7 @@ from devices.rram.bare_tiles import BareTiles
 from devices.rram.composed import ComposedCell
 from devices.rram.cost import CrossbarActivity, crossbar_cost
 from devices.rram.crossbar import RRAMCrossbar
-from devices.rram.current_voltage import CurrentVoltage
+from devices.rram.current_voltage import CurrentLaw, CurrentVoltage
 from devices.rram.differential_mapping import DifferentialMapping
 from devices.rram.flicker import FlickerNoise
 from devices.rram.ideal import IdealCell
@@ -13,6 +13,7 @@ from devices.rram.mapping import MappedWeights, WeightMapping
 from devices.rram.measured import MeasuredCell, from_measurements
 from devices.rram.offset_mapping import OffsetMapping
 from devices.rram.polynomial import PolynomialCell
+from devices.rram.polynomial_current import PolynomialCurrent
 from devices.rram.power_drift import PowerDrift
 from devices.rram.pulse_update import PulseUpdate
 from devices.rram.random_cell import RandomCell
@@ -42,6 +43,7 @@ __all__ = [
     "ComposedCell",
     "ConstantSpread",
     "CrossbarActivity",
+    "CurrentLaw",
     "CurrentVoltage",
     "DifferentialMapping",
     "FlickerNoise",
@@ -52,6 +54,7 @@ __all__ = [
     "MeasuredCell",
     "OffsetMapping",
     "PolynomialCell",
+    "PolynomialCurrent",
     "PolynomialSpread",
     "PowerDrift",
     "PowerSpread",
@@ -71,10 +74,10 @@ __all__ = [
     "TabulatedSpread",
     "TelegraphNoise",
     "Temperature",
-    "WeightMapping",
     "Verification",
     "VerificationProfile",
     "WeightErrorCell",
+    "WeightMapping",
     "Wires",
     "crossbar_cost",
     "from_measurements",

@@ -7,10 +7,11 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from devices.base import Hardware, ResistiveCell
 from devices.converters import ADC, DAC
-from devices.rram.current_voltage import CurrentVoltage
+from devices.rram.current_voltage import CurrentLaw, CurrentVoltage
 from devices.rram.differential_mapping import DifferentialMapping
 from devices.rram.ideal import IdealCell
 from devices.rram.mapping import WeightMapping
+from devices.rram.polynomial_current import PolynomialCurrent
 from devices.rram.sign_magnitude_mapping import SignMagnitudeMapping
 from devices.rram.stuck import StuckCells
 from devices.rram.temperature import Temperature
@@ -35,8 +36,8 @@ class RRAMCrossbar(Hardware):
         The same for the slices of the inputs (`DAC.slice_bits`).
     noise_arithmetic
         Arithmetic of the product that gives the variance of a read. ``bfloat16`` is an approximation, two to four times faster than
-        ``float32`` where the processor multiplies it: the standard deviation of every output is off by less than 0.3 % (three roundings
-        of at most 2^-9 of the variance, whose terms are all positive), 0.06 % in the mean square of 300 rows and 0.12 % of 3.
+        ``float32`` where the processor multiplies it: the standard deviation of every output is off by less than 0.6 % (three roundings
+        of at most 2^-8 of the variance, whose terms are all positive), 0.08 % in the mean square for 300 rows and 0.12 % for 3.
     wires
         Resistance of rows and columns; None is none. An array is wired as large as it is filled.
     stuck
@@ -79,7 +80,7 @@ class RRAMCrossbar(Hardware):
     wires: Wires | None = None
     stuck: StuckCells | None = None
     temperature: Temperature | None = None
-    current_voltage: CurrentVoltage | None = None
+    current_voltage: SerializeAsAny[CurrentLaw] | None = None
     dac: DAC | None = None
     adc: ADC | None = None
     read_voltage_volt: float | None = Field(default=None, gt=0)
@@ -106,6 +107,20 @@ class RRAMCrossbar(Hardware):
             raise ValueError(
                 f"`columns` must be at least {least}, {each} for each slice, but got {self.columns}; "
                 "widen the array or give cells more bits"
+            )
+        return self
+
+    @field_validator("current_voltage", mode="before")
+    @classmethod
+    def _alike_unless_named(cls, value: Any) -> Any:
+        return {"type": CurrentVoltage, **value} if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _cells_bend_without_wires(self) -> Self:
+        if self.wires is not None and isinstance(self.current_voltage, PolynomialCurrent):
+            raise ValueError(
+                "`wires` must be None where cells bend each in its own way (`current_voltage` is a PolynomialCurrent), but are given; "
+                "leave one of them out"
             )
         return self
 

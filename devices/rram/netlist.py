@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from devices.rram.current_voltage import CurrentVoltage
+from devices.rram.current_voltage import CurrentLaw
 from devices.rram.wires import Wires
 
 
@@ -16,7 +16,7 @@ def spice_netlist(
     voltages: Tensor | Sequence[float],
     *,
     wires: Wires | None = None,
-    current_voltage: CurrentVoltage | None = None,
+    current_voltage: CurrentLaw | None = None,
     title: str = "crossbar",
 ) -> str:
     """Return the netlist of an array at one input; ``ngspice -b FILE`` solves it and prints the current of every column.
@@ -113,15 +113,14 @@ class _Circuit:
             print(f"{name} {first} {second} {ohm!r}", file=out)
 
 
-def _cell(out: io.StringIO, i: int, j: int, circuit: _Circuit, siemens: float, law: CurrentVoltage | None) -> None:
+def _cell(out: io.StringIO, i: int, j: int, circuit: _Circuit, siemens: float, law: CurrentLaw | None) -> None:
     row, column = circuit.row(i, j), circuit.column(i, j)
     if not siemens:
         return
     if law is None:
         print(f"Rcell{i}_{j} {row} {column} {1 / siemens!r}", file=out)
         return
-    k = law.sinh_per_volt
-    print(f"Bcell{i}_{j} {row} {column} I={siemens / k!r}*sinh({k!r}*V({row},{column}))", file=out)
+    print(f"Bcell{i}_{j} {row} {column} I={law.spice(siemens, f'V({row},{column})')}", file=out)
 
 
 def _described(conductance: Tensor) -> str:

@@ -35,7 +35,9 @@ class Part(Design):
     area_m2: float | None = Field(default=None, gt=0)
     leakage_watt: float | None = Field(default=None, ge=0)
 
-    def _price(self, units: float, joule: float | None, rate: float | None, parts: float, busy_s: float | None, names: tuple[str, str]) -> Price:
+    def _price(
+        self, units: float, joule: float | None, rate: float | None, parts: float, busy_s: float | None, names: tuple[str, str]
+    ) -> Price:
         """Return the price of `units` on so many parts beside arrays that are busy for `busy_s`: moving overlaps with their work."""
         time = None if rate is None else units / (rate * parts)
         added = None if time is None else max(0.0, time - (busy_s or 0.0))
@@ -115,7 +117,9 @@ class Accumulator(Part):
 
     def price(self, additions: float, tiles: int, busy_s: float | None) -> Price:
         """Return what additions take, over all tiles, beside arrays that are busy for a time."""
-        return self._price(additions, self.joule_per_addition, self.additions_per_s, tiles, busy_s, ("joule_per_addition", "additions_per_s"))
+        return self._price(
+            additions, self.joule_per_addition, self.additions_per_s, tiles, busy_s, ("joule_per_addition", "additions_per_s")
+        )
 
 
 class Router(Part):
@@ -153,9 +157,7 @@ class Router(Part):
     def price(self, moved_bytes: float, tiles: int, busy_s: float | None) -> Price:
         """Return what moving bytes takes, over all tiles, beside arrays that are busy for a time; tiles pay for their share of a router."""
         names = ("joule_per_byte", "bandwidth_bytes_per_s")
-        return self._price(
-            moved_bytes * self.hops, self.joule_per_byte, self.bandwidth_bytes_per_s, tiles / self.tiles, busy_s, names
-        )
+        return self._price(moved_bytes * self.hops, self.joule_per_byte, self.bandwidth_bytes_per_s, tiles / self.tiles, busy_s, names)
 
 
 def _refuse_two(joule: float | None, busy_watt: float | None, name: str) -> None:

@@ -149,9 +149,7 @@ class PredictiveModel(ScalingRule):
             If a node has no fit or no supply.
         """
         (start, first), (end, second) = self._node(start_m), self._node(end_m)
-        energy, delay, power = (
-            _polynomial(table[end], second) / _polynomial(table[start], first) for table in (ENERGY, DELAY, POWER)
-        )
+        energy, delay, power = (_polynomial(table[end], second) / _polynomial(table[start], first) for table in (ENERGY, DELAY, POWER))
         return NodeFactors(energy, delay, AREA[start] / AREA[end], power)
 
     def _node(self, node_m: float) -> tuple[int, float]:

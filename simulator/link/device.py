@@ -130,6 +130,10 @@ class Device(ABC):
         """Let simulated time pass for a layer."""
         raise self._cannot("let time pass: wait instead")
 
+    def nudge_layer(self, layer: str, state: str, step: int, most: int | None, change: Floats) -> tuple[int, Floats]:
+        """Move a layer's cells by the pulses that a change of its weights is worth; returns the pulses, and what is left of the change."""
+        raise self._cannot("move weights by pulses")
+
     def cost_layer(self, layer: str, inputs: Floats, outputs: Floats) -> list[dict[str, Any]]:
         """Return the cost rows of one read, as fields of `devices.Cost`."""
         raise self._cannot("tell what a read costs")

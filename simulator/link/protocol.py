@@ -12,6 +12,7 @@
 | ``calibrate_layer`` | layer, source | | yes | warnings, ranges |
 | ``program_layer`` | layer, seed, trial | | yes | state |
 | ``read_layer`` | layer, state, read | inputs | yes | outputs |
+| ``nudge_layer`` | layer, state, step, most | change | yes | spent; what is left of the change |
 | ``age_layer`` | layer, state, seconds | | yes | |
 | ``cost_layer`` | layer | inputs, outputs | yes | rows |
 | ``save_layer`` | layer | | yes | everything but the weights, as a tree and arrays |
@@ -114,6 +115,14 @@ class ReadLayer(OneLayer):
     read: Count
 
 
+class NudgeLayer(OneLayer):
+    """Move the layer's cells by the whole pulses that a change of its weights is worth, ``most`` of them if that is not -1."""
+
+    state: Name
+    step: Count
+    most: Annotated[int, Field(ge=-1, lt=1 << 62)]
+
+
 class AgeLayer(OneLayer):
     """Let simulated time pass for a layer."""
 
@@ -161,6 +170,7 @@ _KINDS: dict[str, tuple[type[Request], tuple[str, ...] | None, bool]] = {
     "calibrate_layer": (CalibrateLayer, (), True),
     "program_layer": (ProgramLayer, (), True),
     "read_layer": (ReadLayer, ("inputs",), True),
+    "nudge_layer": (NudgeLayer, ("change",), True),
     "age_layer": (AgeLayer, (), True),
     "cost_layer": (OneLayer, ("inputs", "outputs"), True),
     "save_layer": (OneLayer, (), True),

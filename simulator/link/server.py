@@ -268,6 +268,11 @@ class Server:
             tree, arrays = device.save_layer(own(request, message))
             return {"tree": tree}, arrays
 
+        def nudge(request: Any, message: Message) -> Answer:
+            most = None if request.most < 0 else request.most
+            spent, left = device.nudge_layer(own(request, message), request.state, request.step, most, message.arrays["change"])
+            return {"spent": spent}, {"left": left}
+
         def nothing(call: Callable[[Any, Message], object]) -> Callable[[Any, Message], Answer]:
             def done(request: Any, message: Message) -> Answer:
                 call(request, message)
@@ -287,6 +292,7 @@ class Server:
             "calibrate_layer": calibrate,
             "program_layer": lambda r, m: ({"state": device.program_layer(own(r, m), r.seed, r.trial)}, {}),
             "read_layer": lambda r, m: ({}, {"outputs": device.read_layer(own(r, m), r.state, r.read, m.arrays["inputs"])}),
+            "nudge_layer": nudge,
             "age_layer": nothing(lambda r, m: device.age_layer(own(r, m), r.state, r.seconds)),
             "cost_layer": lambda r, m: ({"rows": device.cost_layer(own(r, m), m.arrays["inputs"], m.arrays["outputs"])}, {}),
             "save_layer": save,

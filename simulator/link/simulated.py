@@ -4,7 +4,6 @@ import hashlib
 from dataclasses import asdict, fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -83,7 +82,7 @@ class SimulatedDevice(Device):
 
     def open_layer(self, request: OpenLayer, weight: Floats) -> dict[str, Any]:
         """Lower a layer onto the design; or give an open one new weights."""
-        values = torch.from_numpy(np.array(weight))
+        values = tensor_of(weight)
         if values.dtype != torch.float32 or values.dim() < 2 or not bool(torch.isfinite(values).all()):
             raise DeviceError(f"the weights of layer `{request.name}` must be finite float32 of at least two dimensions, but are not")
         present = self._layers.get(request.layer)
@@ -139,6 +138,14 @@ class SimulatedDevice(Device):
     def age_layer(self, layer: str, state: str, seconds: float) -> None:
         """Let simulated time pass for a layer."""
         self._in_state(layer, state).age(seconds)
+
+    def nudge_layer(self, layer: str, state: str, step: int, most: int | None, change: Floats) -> tuple[int, Floats]:
+        """Move a layer's cells by pulses; the state keeps its name, and counts the reads on."""
+        from simulator.pulse_training import nudge  # here, because that module knows remote layers, which know this package
+
+        with torch.no_grad(), one_thread():
+            spent, left = nudge(self._in_state(layer, state), tensor_of(change), most, step)
+        return spent, left.numpy()
 
     def cost_layer(self, layer: str, inputs: Floats, outputs: Floats) -> list[dict[str, Any]]:
         """Return the cost rows of one read."""

@@ -73,7 +73,8 @@ class SourceMeasureUnit(Device):
         self.commands = commands or SourceMeasureCommands()
         self.limits = limits or Cells(tiles=1, rows=1, columns=1, g_min_siemens=1e-6, g_max_siemens=1e-4, volts_max=0.2)
         try:
-            self._instrument: Any = pyvisa.ResourceManager(backend).open_resource(resource, read_termination="\n", write_termination="\n")
+            opened: Any = pyvisa.ResourceManager(backend).open_resource(resource, read_termination="\n", write_termination="\n")
+            self._instrument = opened
             self._identity = str(self._instrument.query("*IDN?")).strip()
         except (pyvisa.Error, OSError, ValueError) as error:
             raise ValueError(f"Argument `resource` must be an instrument that answers, but {resource!r} does not ({error})") from None

@@ -29,6 +29,8 @@ class Terms:
         Weight that takes the mean over the array's rows of inputs whose channels were added, (groups, 1, ...), or None.
     reference
         The reference columns whose current is subtracted before the ADC, for what their noise adds to all outputs alike; or None.
+    bends
+        Weights of the squared, cubed, ... inputs over full scale, for cells whose current bends each in its own way; often none.
     """
 
     weight: Tensor
@@ -37,6 +39,7 @@ class Terms:
     constant: Tensor | None = None
     mean: Tensor | None = None
     reference: "Terms | None" = None
+    bends: tuple[Tensor, ...] = ()
 
     def power(self, operator: LinearOperator, squares: Tensor) -> Tensor:
         """Return the variance without wires' terms for squared inputs, in float32; the product in the arithmetic of `square`."""
@@ -158,6 +161,11 @@ def build_arrays(
         sizes = torch.tensor([stop - start for start, stop in blocks] * operator.groups)
         reference_of = torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(conductance.device)
     parts = _parts(design, mapped, wired, targets, scale, reference_of)
+    for bend in () if design.current_voltage is None else design.current_voltage.bends(conductance):
+        # The same sums and differences of cells, of another number of each.
+        nothing = replace(mapped, codes=torch.zeros_like(mapped.codes))
+        bent = _parts(design, nothing, Wired(bend, None, None, None), torch.zeros_like(targets), scale, reference_of)
+        parts = [replace(part, bends=(*part.bends, one.codes)) for part, one in zip(parts, bent, strict=True)]
     collapse = design.adc is None or design.analog_weight_slices
     if collapse:
         # Nothing is rounded between slices: they are one matrix.
@@ -198,6 +206,7 @@ class _Part:
     constants: list[Tensor] | None
     references: bool = False
     common: "_Part | None" = None
+    bends: tuple[Tensor, ...] = ()
 
     def added(self, radix: Tensor) -> "_Part":
         """Return the sum of the slices, as one."""
@@ -212,6 +221,7 @@ class _Part:
             cross=None if self.cross is None else total(self.cross, radix**2),
             constants=None if self.constants is None else [total(one, radix**2) for one in self.constants],
             common=None if self.common is None else self.common.added(radix),
+            bends=tuple(total(one, radix) for one in self.bends),
         )
 
     def terms(self, s: int, t: int, tile: RowTile, operator: LinearOperator, arithmetic: torch.dtype) -> Terms:
@@ -224,6 +234,7 @@ class _Part:
             None if self.constants is None else self.constants[t][s],
             None if self.cross is None else cut(torch.ones_like(self.codes[s][: operator.groups]), tile)[:, :1] / tile.rows,
             None if self.common is None else self.common.terms(s, t, tile, operator, arithmetic),
+            tuple(cut(one[s], tile) for one in self.bends),
         )
 
 

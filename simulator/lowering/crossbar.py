@@ -245,6 +245,16 @@ class CrossbarLayer(HardwareLayer):
             reached = reached / self.design.temperature.factor
         self.cells = ProgrammedCells(reached.contiguous(), drawn.memory)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def pulse(self, pulses: Tensor, step: int) -> None:
+        """Send each cell pulses, of the shape of its conductances; `step` keys their noise."""
+        self._require_current_masters()
+        assert self.cells is not None
+        key = self.programming_key(self._programming_seed, self.trial).fold("pulses", step)
+        self.cells = ProgrammedCells(self.design.cell.update(self.cells.conductance, pulses, key), self.cells.memory)
+        self._arrays = None
+
     def _require_current_masters(self) -> None:
         if self.cells is not None and not self._masters_are_current():
             raise RuntimeError(

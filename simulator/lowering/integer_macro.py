@@ -127,8 +127,16 @@ class IntegerMacroLayer(IntegerLayer):
         note = "not given: the macro states no constants"
         return [
             Cost(
-                **common, term="product", macs=macs, operations=2 * macs, input_bits=self.input_bits, weight_bits=self.weight_bits, note=note
+                **common,
+                term="product",
+                macs=macs,
+                operations=2 * macs,
+                input_bits=self.input_bits,
+                weight_bits=self.weight_bits,
+                note=note,
             ),
             Cost(**common, term="input codes", bytes=moved, work="buffer", note="not given: no constant for buffers"),
-            Cost(**common, term="addition", operations=conversions, work="addition", note="not given: no constant for digital accumulation"),
+            Cost(
+                **common, term="addition", operations=conversions, work="addition", note="not given: no constant for digital accumulation"
+            ),
         ]

@@ -28,6 +28,12 @@ class Drive:
 
     slices: list[tuple[float, Tensor]]
     codes: Tensor
+    full: float = 0.0
+
+    def power(self, n: int) -> Tensor:
+        """Return the sum of the slices' n-th powers over the full scale's (n - 1)-th, weighted."""
+        values = [radix * self.full * (values / self.full) ** n for radix, values in self.slices]
+        return sum(values[1:], values[0])
 
     def total(self) -> Tensor:
         """Return the sum of the slices, weighted."""
@@ -160,7 +166,7 @@ class Reading:
         law = design.current_voltage
         if law is not None and full > 0:
             slices = [(radix, law.relative_current(values / full) * full) for radix, values in slices]
-        return Drive(slices, codes)
+        return Drive(slices, codes, full)
 
     def _of_tile(self, drive: Drive, t: int, tile: RowTile) -> Drive:
         """Return what the rows of one tile carry, through the levels of its DAC."""
@@ -169,7 +175,7 @@ class Reading:
         slices = [(radix, cut(values, tile)) for radix, values in drive.slices]
         if tables is not None and tables.levels is not None:
             slices = [(radix, tables.driven(values, t)) for radix, values in slices]
-        return Drive(slices, drive.codes)
+        return Drive(slices, drive.codes, drive.full)
 
     # one block
 
@@ -199,7 +205,7 @@ class Reading:
 
     def _fused(self, drive: Drive, line: Line, terms: Terms, key: Key, units: tuple[float, float], out: Tensor, accumulate: bool) -> None:
         """Read one array whose outputs take one uniform conversion each."""
-        currents = multiply(self.operator, drive.total(), terms.weight)
+        currents = self._products(drive, terms)
         variance = self._variance(drive, terms)
         adc = self.design.adc
         scale = units[1] * line.factor
@@ -229,6 +235,13 @@ class Reading:
             out=out,
             accumulate=accumulate,
         )
+
+    def _products(self, drive: Drive, terms: Terms) -> Tensor:
+        """Return the currents of an array without noise."""
+        currents = multiply(self.operator, drive.total(), terms.weight)
+        for n, weight in enumerate(terms.bends if drive.full > 0 else (), 2):
+            currents = currents + multiply(self.operator, drive.power(n), weight)
+        return currents
 
     def _variance(self, drive: Drive, terms: Terms) -> Tensor | None:
         """Return the variance of currents whose inputs' slices are added in analog: each slice is a read of its own."""
@@ -279,10 +292,10 @@ class Reading:
         operator = self.operator
         if self._stacked_slices > 1:
             radices = [radix for radix, _ in drive.slices]
-            drive = Drive([(1.0, torch.cat([values for _, values in drive.slices]))], drive.codes)
+            drive = Drive([(1.0, torch.cat([values for _, values in drive.slices]))], drive.codes, drive.full)
         else:
             radices = [1.0]
-        currents = multiply(operator, drive.total(), terms.weight).contiguous()
+        currents = self._products(drive, terms).contiguous()
         variance = self._variance(drive, terms)
         if variance is not None:
             convert(currents, variance=variance.contiguous(), key=key, out=currents)
@@ -302,7 +315,7 @@ class Reading:
     def _convert(
         self, values: Tensor, lines: list[Line], radices: list[float], place: tuple[int, float], into: Tensor, accumulate: bool
     ) -> None:
-        """Digitize (input slices, samples, groups, lines, columns, positions) of a tile and add up; `place` is the tile and an input's unit."""
+        """Digitize (input slices, samples, groups, lines, columns, positions) and add up; `place` is the tile and an input's unit."""
         adc, (t, unit) = self.design.adc, place
         groups, columns = values.shape[2], values.shape[4]
         factors = torch.tensor([[radix * line.factor for line in lines] for radix in radices], device=values.device)
@@ -374,6 +387,7 @@ def _stacked_terms(terms: list[Terms], groups: int) -> Terms:
         stack([one.constant for one in terms]),
         terms[0].mean,
         None if any(one is None for one in inner) else _stacked_terms([one for one in inner if one is not None], groups),
+        tuple(one for one in (stack(list(parts)) for parts in zip(*(one.bends for one in terms), strict=True)) if one is not None),
     )
 
 

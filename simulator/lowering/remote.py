@@ -139,6 +139,12 @@ class RemoteLayer(HardwareLayer):
                 f"Layer `{self.name}`: the master weights changed after programming; call program() before reading in eval mode"
             )
 
+    def nudge(self, change: Tensor, most: int | None, step: int) -> tuple[int, Tensor]:
+        """Have the cells moved by the whole pulses that a change of the weights is worth; returns them, and what is left of it."""
+        self._ready()
+        body, arrays = self._ask("nudge_layer", {"state": self._state, "step": step, "most": -1 if most is None else most}, change=change)
+        return int(body["spent"]), tensor_of(arrays["left"]).to(change.device)
+
     def vectors(self, outputs: Tensor) -> int:
         """Return how many input vectors a call with these outputs drove: one for each position of each group."""
         return self.operator.positions(outputs) * self.operator.groups
@@ -278,4 +284,3 @@ class _Read(torch.autograd.Function):
         surrounded, weight = ctx.saved_tensors
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         return *ctx.layer.operator.gradients(upstream[0].contiguous(), surrounded, weight, needs), None, None
-

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from devices.quantum import Drag, Gaussian, GaussianSquare, Play, Sampled, Schedule, Waveform
+from devices.quantum import Play, Sampled, Schedule, Waveform
 
 Matrix = npt.NDArray[np.float64]
 
@@ -84,6 +84,7 @@ def stretch(schedule: Schedule, factor: float, granularity_samples: int = 16) ->
 
     Examples
     --------
+    >>> from devices import Gaussian
     >>> pulse = Gaussian(duration_samples=160, sigma_samples=40, amplitude=0.2)
     >>> stretch(Schedule().play("d0", pulse), 1.5).duration
     240
@@ -161,16 +162,16 @@ def _whole(samples: float, step: int, factor: float) -> int:
 
 def _stretched(waveform: Waveform, factor: float, granularity: int) -> Waveform:
     length = _whole(waveform.duration_samples * factor, granularity, factor)
-    common = {"duration_samples": length, "amplitude": waveform.amplitude / factor}
-    if isinstance(waveform, Drag | Gaussian):
-        return waveform.replace(**common, sigma_samples=waveform.sigma_samples * factor)
-    if isinstance(waveform, GaussianSquare):
-        return waveform.replace(
-            **common, sigma_samples=waveform.sigma_samples * factor, width_samples=waveform.width_samples * factor
-        )
     if isinstance(waveform, Sampled):
         samples = waveform.samples() / factor
         places = (np.arange(length) + 0.5) / factor - 0.5
         known = np.arange(len(samples))
         return Sampled.of(np.interp(places, known, samples.real) + 1j * np.interp(places, known, samples.imag))
-    return waveform.replace(**common)
+    changes = {"duration_samples": length, "amplitude": waveform.amplitude / factor}
+    for name in ("sigma_samples", "width_samples"):
+        if hasattr(waveform, name):
+            changes[name] = getattr(waveform, name) * factor
+    longer = waveform.replace(**changes)
+    # An envelope ends one sample outside of the pulse whatever its length, so that its area is not quite in proportion.
+    areas = [float(one.envelope().real.sum()) for one in (waveform, longer)]
+    return longer.replace(amplitude=waveform.amplitude * areas[0] / areas[1])

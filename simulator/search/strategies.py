@@ -56,7 +56,7 @@ class Searching(ABC):
         """Take in what became of a batch, asked by this object or by one in an earlier run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Strategy(ABC):  # noqa: B024 - either method may be the one that a strategy has
     """How a space is searched.
 

@@ -14,7 +14,7 @@ from devices.base import SpikingCore
 from devices.spiking import NeuromorphicChip
 from simulator.spiking.boxes import Box, Shape, overlap, sources, volume, whole
 from simulator.spiking.network import SpikingNetwork
-from simulator.spiking.steps import Population, Signal, Step, Synapses
+from simulator.spiking.steps import Population, Synapses
 from simulator.spiking.tracing import INPUT, NotConvertibleError
 
 if TYPE_CHECKING:
@@ -215,6 +215,7 @@ def traffic(placement: CorePlacement, network: SpikingNetwork, sample: Tensor) -
 
 @torch.no_grad()
 def sample_shapes(network: SpikingNetwork, sample: Tensor) -> dict[str, Shape]:
+    """Return the shape of a sample of each stage's output, and of the input."""
     shapes: dict[str, Shape] = {INPUT: tuple(sample.shape[1:])}
     values = {INPUT: sample}
     for (name, step), inputs in zip(network.named_steps().items(), network.layout.inputs, strict=True):
@@ -433,12 +434,3 @@ def _pack(
             f"{count}; use fewer channels, or several chips"
         )
     return tiles
-
-
-def recorded(signals: dict[str, Signal]) -> Any:
-    """Return a visitor that keeps every output."""
-
-    def visit(name: str, step: Step, arguments: tuple[Signal, ...], output: Signal) -> None:
-        signals[name] = output
-
-    return visit

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Visit = Callable[[str, Step, tuple[Signal, ...], Signal], Signal | None]
 """Called after each stage with its name, step, inputs and output; what it returns replaces the output."""
 
-CHUNK_BYTES = 1 << 25
+CHUNK_BYTES = 1 << 22
 """Currents of the widest stage that are held at once: more are computed batch by batch, which stays in the cache."""
 CALIBRATION_SAMPLES = 1024
 
@@ -297,21 +297,23 @@ class SpikingNetwork(HardwareLayer):
                 current = current + integers.shift[name]
             keep, shift = (1, 0) if neuron.decay == 1 else (self.arithmetic.keep(neuron.decay), self.arithmetic.decay_bits)
             spikes, _, beyond = integrate_and_fire_fixed(
-                _lasting(current, times), integers.thresholds[name], integers.initial[name], keep=keep, shift=shift,
+                _last(_lasting(current, times)), _last(integers.thresholds[name]), _last(integers.initial[name]), keep=keep, shift=shift,
                 bits=self.arithmetic.state_bits, overflow=self.arithmetic.overflow, reset=neuron.reset, comparator=neuron.comparator,
             )  # fmt: skip
             self.overflows[name] += int(beyond.sum())
-            return Signal(parts=(Part(spikes, step.threshold),))
+            return Signal(parts=(Part(_first(spikes), step.threshold),))
         current = signal.value()
         if not self._folded(name) and bool(step.shift.any()):
             current = current + step.shift
         current = _lasting(current, times)
         if isinstance(self.core, NeuromorphicChip):
-            spikes = torch.empty(current.shape, dtype=torch.uint8, device=current.device)
+            flow = _last(current)
+            out = torch.empty(flow.shape, dtype=torch.uint8, device=current.device)
             integrate_and_fire(
-                current, step.threshold, step.initial, neuron.decay, neuron.reset, neuron.comparator, spikes,
+                flow, _last(step.threshold), _last(step.initial), neuron.decay, neuron.reset, neuron.comparator, out,
                 reset_moment=neuron.reset_moment,
             )  # fmt: skip
+            spikes = _first(out)
         else:
             spikes = _with_steps(self.core, current, step)
         return Signal(parts=(Part(spikes, step.threshold),))
@@ -386,6 +388,15 @@ def _recorder(seen: dict[str, tuple[Signal, ...]]) -> Visit:
 
 def _lasting(values: Tensor, times: int) -> Tensor:
     return values if values.shape[0] == times else values.expand(times, *values.shape[1:])
+
+
+def _last(values: Tensor) -> Tensor:
+    """Move channels to the end, where images have them in memory; vectors and numbers stay as they are."""
+    return values.movedim(-3, -1) if values.dim() >= 3 and values.dim() != 4 else values
+
+
+def _first(values: Tensor) -> Tensor:
+    return values.movedim(-1, -3) if values.dim() == 5 else values
 
 
 def _integer_step(name: str, step: Step, arguments: tuple[Signal, ...], integers: Integers) -> Signal:

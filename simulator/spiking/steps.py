@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from devices.spiking import SpikingNeuron
 from kernels.event_synapses import EventKernel, event_convolution, event_linear, events_are_faster
+from simulator.operators import CONVOLUTIONS
 from simulator.weight_layers import WeightLayer, weight_layer
 
 EXACT_IN_FLOAT32 = 1 << 24
@@ -152,8 +153,13 @@ class Synapses(Step):
 
     def dense(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply values of the layer's input shape by weights of its weight's shape."""
-        result = self.operator(self.operator.surround(values), weight)
-        return result if bias is None else result + bias.reshape(-1, *[1] * self.operator.dimensions)
+        operator = self.operator
+        if operator.dimensions == 0:
+            return functional.linear(values, weight, bias)
+        result: Tensor = CONVOLUTIONS[operator.dimensions](
+            operator.surround(values), weight, bias, operator.stride, operator.padding, operator.dilation, operator.groups
+        )
+        return result
 
     @property
     def event_driven(self) -> bool:
@@ -196,7 +202,7 @@ class Synapses(Step):
         """Return the current of each time step."""
         (signal,) = inputs
         if signal.current is not None:
-            return Signal(merged(lambda flat: self.dense(flat, self.total_weight(), self.total_bias()), signal.current))
+            return Signal(merged(lambda flat: self.dense(_channels_last(flat), self.total_weight(), self.total_bias()), signal.current))
         total: Tensor | None = None
         for index, part in enumerate(signal.parts):
             if index not in self._laid_out:
@@ -219,11 +225,11 @@ class Synapses(Step):
                 self._laid_out[slot, "events"] = laid
             laid = self._laid_out[slot, "events"]
             if isinstance(laid, EventKernel):
-                return event_convolution(flat.contiguous(), laid, bias).unflatten(0, counts.shape[:2])
+                return event_convolution(flat, laid, bias).unflatten(0, counts.shape[:2])
             lead = flat.shape[:-1]
             return event_linear(flat.reshape(-1, flat.shape[-1]).contiguous(), laid, bias).unflatten(0, lead).unflatten(0, counts.shape[:2])
         if not integer:
-            return self.dense(flat.float(), weight, bias).unflatten(0, counts.shape[:2])
+            return self.dense(_channels_last(flat.float()), weight, bias).unflatten(0, counts.shape[:2])
         largest = int(counts.max()) if counts.numel() else 0
         exact = torch.float32 if int(weight.abs().flatten(1).sum(1).max()) * max(1, largest) < EXACT_IN_FLOAT32 else torch.float64
         sums = self.dense(flat.to(exact), weight.to(exact), None).to(torch.int32)
@@ -234,6 +240,11 @@ class Synapses(Step):
     def _pairs(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         stride, padding, dilation = ((pair[0], pair[1]) for pair in (self.operator.stride, self.operator.padding, self.operator.dilation))
         return stride, padding, dilation
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    """Lay images out with their channels side by side, as events are looked at: all layers after this one keep it."""
+    return values.contiguous(memory_format=torch.channels_last) if values.dim() == 4 else values
 
 
 def _narrow(weight: Tensor) -> Tensor:
@@ -388,7 +399,16 @@ class Sum(Step):
         first, second = inputs
         if first.spikes and second.spikes:
             return Signal(parts=first.parts + second.parts)
-        return Signal(first.value() + second.value())
+        if first.spikes:
+            first, second = second, first
+        assert first.current is not None
+        if second.current is not None:
+            return Signal(first.current + second.current)
+        total = first.current
+        for part in second.parts:  # one pass for each where one worth holds for all
+            single = part.worth.numel() == 1
+            total = torch.add(total, part.counts, alpha=float(part.worth)) if single else total + part.counts * part.worth
+        return Signal(total)
 
 
 class Concatenation(Step):

@@ -1,0 +1,178 @@
+"""How few evaluations a search needs, and what the engine of a sweep costs: beside random search and one worker.
+
+``inloop bench speed/sweep`` prints the tables and writes them to ``benchmarks/results/speed_sweep.json``.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import simulator as sim
+from benchmarks.timing import save
+from devices import SystolicArray
+from simulator.codesign import NetworkFamily
+from simulator.search import NSGA2, TPE, Context, Goals, Predictor, Space, hypervolume
+from simulator.search.store import opened_store
+
+COMMAND = "inloop bench speed/sweep"
+SEEDS = range(5)
+WITHIN = 0.02
+"""Evaluations are counted until the hypervolume is within 2 % of the true front's."""
+HOROWITZ = {"joule_per_mac": 0.3e-12, "frequency_hertz": 1e9}
+"""8-bit multiply and 32-bit add, 0.2 + 0.1 pJ at 45 nm (Horowitz, ISSCC 2014, figure 1.1.9); the clock is a choice."""
+
+
+def space() -> Space:
+    """Return networks x arrays: 8,748 designs, whose front is known by exhaustion."""
+    return Space({**NetworkFamily().space.parameters, "rows": [4, 8, 16], "columns": [4, 8, 16], "dataflow": ["output_stationary", "weight_stationary", "input_stationary"]})  # fmt: skip
+
+
+class Closed:
+    """Two goals in closed form, of the kind that a real sweep has: capacity of a network, and latency x energy on a systolic array."""
+
+    goals = {"score": "maximize", "delay_energy": "minimize"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self._family = NetworkFamily()
+
+    def fingerprint(self) -> str:
+        """Return a name: the code is inloop's own."""
+        return "closed form 1"
+
+    def __call__(self, configuration: dict[str, Any], context: Context) -> dict[str, float]:
+        """Return both goals."""
+        array = SystolicArray(
+            rows=configuration["rows"], columns=configuration["columns"], dataflow=configuration["dataflow"], **HOROWITZ
+        )
+        layers = self._family.layers(configuration)
+        latency = energy = 0.0
+        for one in layers:
+            m, k, n = one["size"] ** 2, one["inputs"] * one["kernel"] ** 2, one["outputs"]
+            latency += array.cycles(m, k, n, drain=True) / 1e9
+            energy += m * k * n * 0.3e-12
+        # Saturating in the logarithm of the multiply-accumulates, with a bonus for width where depth is: smooth, but no product of terms.
+        macs = sum(one["size"] ** 2 * one["inputs"] * one["kernel"] ** 2 * one["outputs"] for one in layers)
+        widths = [one["outputs"] for one in layers[1:-1]]
+        score = 1 - np.exp(-np.log10(macs) + 3) * (1 + 0.3 * float(np.std(np.log2(widths)))) - 0.02 * len(layers)
+        area = configuration["rows"] * configuration["columns"]
+        return {"score": float(score), "delay_energy": latency * (energy + 1e-9 * area**0.5)}
+
+
+def evaluations_needed() -> pd.DataFrame:
+    """Return a row per strategy: evaluations until the hypervolume is within 2 % of the true front's, over seeds."""
+    objective, searched = Closed(), space()
+    exhausted = sim.sweep(objective, searched, strategy="grid", progress=False)
+    logs = _costs(exhausted)
+    reference = logs.max(axis=0)
+    ideal = logs.min(axis=0)
+    scaled = (logs - ideal) / (reference - ideal)
+    true = hypervolume(scaled, [1.1, 1.1])
+    rows = []
+    strategies: dict[str, Any] = {
+        "random": "random", "quasi_random": "quasi_random", "TPE": TPE(batch=8, startup=16), "NSGA-II": NSGA2(population=24),
+        "predictor, ridge": Predictor("ridge", candidates=10_000), "predictor, Gaussian process": Predictor(candidates=10_000),
+    }  # fmt: skip
+    limits = {"random": 8000, "quasi_random": 8000, "TPE": 600, "NSGA-II": 2400}
+    for name, strategy in strategies.items():
+        needed = []
+        for seed in SEEDS:
+            found = sim.sweep(objective, searched, strategy=strategy, trials=limits.get(name, 240), seed=seed, progress=False)
+            needed.append(_first_within((_costs(found) - ideal) / (reference - ideal), true))
+        rows.append({"strategy": name, "designs": len(scaled), "median": statistics.median(needed), "least": min(needed), "most": max(needed)})
+    frame = pd.DataFrame(rows)
+    frame["share_of_random"] = frame["median"] / float(frame.loc[frame["strategy"] == "random", "median"].iloc[0])
+    return frame
+
+
+def _costs(found: sim.Sweep) -> np.ndarray[Any, Any]:
+    frame = found.frame
+    return np.column_stack([-frame["score"].to_numpy(dtype=float), np.log10(frame["delay_energy"].to_numpy(dtype=float))])
+
+
+def _first_within(costs: np.ndarray[Any, Any], true: float) -> float:
+    """Return after how many evaluations the front is near enough, by bisection: the hypervolume never falls."""
+    if hypervolume(costs, [1.1, 1.1]) < (1 - WITHIN) * true:
+        return float("inf")
+    low, high = 0, len(costs)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if hypervolume(costs[:middle], [1.1, 1.1]) >= (1 - WITHIN) * true else (middle, high)
+    return float(high)
+
+
+class Nothing:
+    """An evaluation that takes no time, or sleeps."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self, configuration: dict[str, Any], context: Context) -> float:
+        """Sleep."""
+        time.sleep(self.seconds)
+        return float(configuration["x"])
+
+
+def engine() -> pd.DataFrame:
+    """Return what the engine costs: per trial, with two workers, at reopening, and in memory."""
+    line = {"x": sim.Real(0, 1)}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for trials in (100, 1000):
+            seconds = _timed(lambda trials=trials: sim.sweep(Nothing(), line, goals={"y": "minimize"}, trials=trials, workers=2, store=f"{folder}/{trials}", progress=False))  # type: ignore[misc]  # fmt: skip
+            rows.append({"measure": f"overhead a trial, random, 2 processes, {trials} trials, store and start included", "value": 1e3 * seconds / trials, "unit": "ms", "bar": 20.0})  # fmt: skip
+        times = {workers: _timed(lambda workers=workers: sim.sweep(Nothing(1.0), line, goals={"y": "minimize"}, trials=40, workers=workers, progress=False)) for workers in (1, 2)}  # type: ignore[misc]  # fmt: skip
+        rows.append({"measure": "two workers over one, 40 trials of a second", "value": times[1] / times[2], "unit": "x", "bar": 1.8})
+        place = Path(folder) / "many"
+        sim.sweep(Nothing(), line, goals={"y": "minimize"}, trials=10_000, store=place, progress=False)
+        reopened = []
+        for _ in range(3):
+            start = time.perf_counter()
+            with opened_store(place) as store:
+                count = len(store)
+            reopened.append(time.perf_counter() - start)
+        assert count == 10_000
+        rows.append({"measure": "store of 10,000 results, reopened", "value": min(reopened), "unit": "s", "bar": 2.0})
+        seconds = _timed(lambda: sim.sweep(Nothing(), line, goals={"y": "minimize"}, trials=10_000, store=place, progress=False))
+        rows.append({"measure": "the same sweep again, whole, 10,000 designs from the store", "value": seconds, "unit": "s", "bar": None})
+    memory = {trials: _peak(lambda trials=trials: sim.sweep(Nothing(), line, goals={"y": "minimize"}, trials=trials, progress=False)) for trials in (1000, 5000)}  # type: ignore[misc]  # fmt: skip
+    rows.append({"measure": "driver's memory, a design more", "value": (memory[5000] - memory[1000]) / 4000 / 1024, "unit": "KiB", "bar": None})
+    return pd.DataFrame(rows)
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _peak(call: Callable[[], Any]) -> int:
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def main() -> None:
+    """Measure, print and save."""
+    Goals.read(Closed.goals)
+    search, costs = evaluations_needed(), engine()
+    print(f"Evaluations until the hypervolume is within {WITHIN:.0%} of the true front's, {len(SEEDS)} seeds (bar: a fifth of random's)")
+    print(search.round(3).to_string(index=False))
+    print(costs.round(3).to_string(index=False))
+    print(f"load of the machine: {os.getloadavg()[0]:.1f}; times are wall-clock")
+    frame = pd.concat([search.assign(table="evaluations"), costs.assign(table="engine")], ignore_index=True)
+    print(f"written to {save('speed_sweep', COMMAND, frame)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Calibration inside the simulator, mitigation, and the bridge to qiskit with qiskit-dynamics as the oracle."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from devices import Constant, DesignError, Drag, Gaussian, GaussianSquare, Sampled, Schedule, TransmonBackend
+from devices.quantum import SetFrequency
+from devices.quantum.calibration import calibrate, gate_fidelities
+from devices.quantum.confusion import confusion, readout_matrix
+from devices.quantum.cross_resonance import cr_tomography
+from devices.quantum.drag import drag
+from devices.quantum.experiment import Bench
+from devices.quantum.fidelity import GATES, average_gate_fidelity, computational_states, gate_fidelity
+from devices.quantum.rabi import fine_amplitude, rabi
+from devices.quantum.ramsey import ramsey
+from devices.quantum.readout import assignment_matrix
+from devices.quantum.sequences import PulseBuilder
+from simulator.quantum.mitigation import extrapolate, invert_readout, stretch
+
+JAKARTA = TransmonBackend.preset("jakarta_like")
+BARE = JAKARTA.replace(gates=None)
+X = Drag(duration_samples=160, sigma_samples=40, beta_samples=-1.56, amplitude=0.168)
+
+
+def detuned(hertz: float) -> TransmonBackend:
+    """Return the chip with the drive of transmon 0 off its calibrated frequency."""
+    gates = JAKARTA.gates
+    return JAKARTA.replace(gates=gates.replace(frequencies_hertz=(gates.frequencies_hertz[0] + hertz, gates.frequencies_hertz[1])))
+
+
+def test_rabi_finds_the_pi_amplitudes() -> None:
+    for transmon, amplitude in ((0, 0.168), (1, 0.203)):
+        found = rabi(Bench(BARE), transmon, X)
+        assert found.parameters["pi_amplitude"] == pytest.approx(amplitude, abs=1e-3)
+    noisy = rabi(Bench(BARE, shots=2000, seed=1), 0, X)
+    error = noisy.errors["pi_amplitude"]
+    assert 0 < error < 2e-3 and abs(noisy.parameters["pi_amplitude"] - 0.1685) < 5 * error
+
+
+@pytest.mark.parametrize("hertz", [0.0, 250e3, -400e3])
+def test_ramsey_finds_the_detuning(hertz: float) -> None:
+    backend = detuned(hertz)
+    found = ramsey(Bench(backend), 0, PulseBuilder(backend)).parameters
+    assert found["detuning_hertz"] == pytest.approx(-hertz, abs=0.01 * abs(hertz) + 300)
+    assert math.isinf(found["t2_seconds"])
+
+
+def test_ramsey_with_shots_finds_t2() -> None:
+    fast = JAKARTA.replace(transmons=tuple(one.replace(t1_seconds=40e-6, t2_seconds=5e-6) for one in JAKARTA.transmons))
+    found = ramsey(Bench(fast, shots=4000, seed=3), 0, PulseBuilder(fast), longest_seconds=8e-6, turning_hertz=1e6)
+    assert found.parameters["t2_seconds"] == pytest.approx(5e-6, rel=0.1)
+
+
+def test_drag_and_repeated_pulses_find_what_was_put_off() -> None:
+    found = drag(Bench(JAKARTA), 0, JAKARTA.gates.x[0])
+    assert found.parameters["beta_samples"] == pytest.approx(JAKARTA.gates.x[0].beta_samples, abs=0.02)
+    for quarter, name in ((True, "sx"), (False, "x")):
+        pulses = list(getattr(JAKARTA.gates, name))
+        pulses[0] = pulses[0].replace(amplitude=pulses[0].amplitude * 1.01)
+        gates = JAKARTA.gates.replace(**{name: tuple(pulses)})
+        error = fine_amplitude(Bench(JAKARTA), 0, PulseBuilder(JAKARTA, gates), quarter).parameters["error_rad"]
+        assert error == pytest.approx(0.01 * math.pi / (2 if quarter else 1), rel=0.05)
+
+
+def test_readout_calibration_finds_the_matrix() -> None:
+    found = confusion(readout_matrix(Bench(JAKARTA, shots=20_000, seed=0), PulseBuilder(JAKARTA)))
+    np.testing.assert_allclose(found.sum(0), 1.0)
+    np.testing.assert_allclose(found, assignment_matrix(JAKARTA), atol=0.012)
+
+
+def test_calibration_of_everything_finds_the_gates_of_the_preset() -> None:
+    report = calibrate(BARE)
+    gates, stored = report.gates, JAKARTA.gates
+    np.testing.assert_allclose(gates.frequencies_hertz, stored.frequencies_hertz, atol=500.0)
+    for ours, theirs in zip((*gates.x, *gates.sx), (*stored.x, *stored.sx), strict=True):
+        assert ours.amplitude == pytest.approx(theirs.amplitude, rel=1e-3)
+    table = report.fidelities.set_index(["gate", "transmons"])
+    assert (table.loc[["x", "sx"], "fidelity"] > 0.99999).all()
+    assert (table.loc[["zx", "cx"], "fidelity"] > 0.999).all()
+    assert (table["leakage"] < 1e-3).all() and (table["leakage"] > 0).all()
+    assert table.loc[("cx", (0, 1)), "fidelity_with_relaxation"] == pytest.approx(0.9907, abs=1e-3)
+    names = [one.name for one in report.experiments]
+    assert names.count("Rabi") == 2 and {"Ramsey", "DRAG", "Cross resonance", "Rotary", "Readout"} <= set(names)
+    assert all(figure.axes[0].get_xlabel() for figure in report.figures().values())
+    assert report.backend.calibrated is report.backend
+    assert "Rabi of q0: pi_amplitude" in report.experiments[0].figure().axes[0].get_title()
+
+
+def test_fidelity_of_known_gates() -> None:
+    identity = torch.eye(2, dtype=torch.complex128)
+    turn = torch.diag(torch.exp(0.1j * torch.tensor([-1.0, 1.0], dtype=torch.float64)))
+    # Average fidelity of a rotation by 0.2 rad against none: (2 + |2 cos 0.1|^2) / 6.
+    assert average_gate_fidelity(turn, identity)[0] == pytest.approx((2 + 4 * math.cos(0.1) ** 2) / 6, abs=1e-12)
+    damped = torch.diag(torch.tensor([1.0, 0.9], dtype=torch.complex128))
+    fidelity, leakage = average_gate_fidelity(damped, identity)
+    assert leakage == pytest.approx((1 - 0.81) / 2) and fidelity == pytest.approx((2 * (1 - leakage) + 1.9**2) / 6)
+    assert computational_states(3, [1, 0]) == [0, 3, 1, 4]
+    product = GATES["zx"] @ GATES["zx"].mH
+    torch.testing.assert_close(product, torch.eye(4, dtype=torch.complex128))
+
+
+def test_fidelity_with_relaxation_alone() -> None:
+    """Waiting a time t under T1 and T2 has average fidelity 1/2 + e^(-t/T1)/6 + e^(-t/T2)/3."""
+    one = JAKARTA.transmons[0]
+    alone = TransmonBackend(transmons=(one,))
+    count = 40_000
+    seconds = count * alone.sample_seconds
+    fidelity, leakage = gate_fidelity(alone, Schedule().delay("d0", count), [0], torch.eye(2, dtype=torch.complex128))
+    expected = 0.5 + math.exp(-seconds / one.t1_seconds) / 6 + math.exp(-seconds / one.t2_seconds) / 3
+    assert fidelity == pytest.approx(expected, abs=1e-9) and leakage == pytest.approx(0.0, abs=1e-9)
+
+
+def test_calibration_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(DesignError, match="`shots` must be None"):
+        calibrate(JAKARTA, shots=0)
+
+
+# mitigation
+
+
+def test_inverted_readout_is_the_state_that_was_there() -> None:
+    matrix = assignment_matrix(JAKARTA)
+    there = np.array([0.5, 0.1, 0.0, 0.4])
+    counts = {format(i, "02b"): round(1e8 * value) for i, value in enumerate(matrix @ there)}
+    found = invert_readout(counts, matrix)
+    np.testing.assert_allclose([found[format(i, "02b")] for i in range(4)], there, atol=1e-6)
+
+
+def test_stretched_pulses_make_the_same_turn_with_more_noise() -> None:
+    schedule = PulseBuilder(JAKARTA).x(0).sx(1).rz(1, 0.4).sx(1).x(0).schedule()
+    clean = JAKARTA.ideal()
+    plain, slow = clean.populations(schedule), clean.populations(stretch(schedule, 1.5))
+    assert float((plain - slow).abs().max()) < 5e-3
+    noise = [1 - float(JAKARTA.populations(stretch(schedule, factor))[0]) for factor in (1.0, 1.5, 2.0)]
+    assert noise[0] < noise[1] < noise[2]
+
+
+def test_extrapolation_brings_an_expectation_back() -> None:
+    builder = PulseBuilder(JAKARTA)
+    for _ in range(10):
+        builder.x(0)
+    schedule = builder.schedule()
+
+    def measure(factor: float) -> float:
+        found = JAKARTA.populations(stretch(schedule, factor))
+        return float(found[0] - found[1])
+
+    result = extrapolate(measure)
+    found = JAKARTA.ideal().populations(schedule)
+    clean = float(found[0] - found[1])
+    assert abs(result.value - clean) < 0.15 * abs(result.measured[0] - clean)
+
+
+@pytest.mark.parametrize(
+    ("build", "line"),
+    [
+        (lambda: invert_readout({}, np.eye(1)), "`counts` must hold"),
+        (lambda: invert_readout({"00": 1, "1": 2}, np.eye(4)), "`counts` must hold"),
+        (lambda: invert_readout({"0": 1}, np.eye(4)), "`matrix` must be 2 x 2"),
+        (lambda: stretch(Schedule(), 0.5), "`factor` must be at least 1"),
+        (lambda: stretch(Schedule().play("d0", X), 1.03), "whole multiples of 16"),
+        (lambda: extrapolate(lambda factor: factor, (1.0, 1.0)), "at least 2 different"),
+    ],
+)
+def test_mitigation_refuses_what_it_cannot_use(build, line: str) -> None:
+    with pytest.raises(ValueError) as error:
+        build()
+    assert line in str(error.value)
+
+
+# qiskit
+
+
+def test_schedules_go_to_qiskit_and_back() -> None:
+    pytest.importorskip("qiskit")
+    from simulator.quantum.qiskit_bridge import from_qiskit, to_qiskit
+
+    schedule = PulseBuilder(JAKARTA).sx(0).rz(0, 0.3).cx(0, 1).measure().schedule()
+    schedule = Schedule(instructions=(*schedule.instructions, SetFrequency(channel="u1", start=0, frequency_hertz=5e9)))
+    shapes = (Constant(duration_samples=64, amplitude=0.1), Gaussian(duration_samples=64, sigma_samples=9), Sampled.of([0.1, 0.2j]))
+    for shape in shapes:
+        schedule = schedule.play("m0", shape)
+    again = from_qiskit(to_qiskit(schedule))
+
+    def order(one: Schedule) -> list:
+        return sorted(one.instructions, key=lambda part: (part.start, part.channel, type(part).__name__))
+
+    assert order(again) == order(schedule)
+
+
+def test_states_equal_those_of_qiskit_dynamics() -> None:
+    """The oracle integrates the laboratory Hamiltonian with an adaptive solver, its rotating-wave cutoff between 0.3 and 9 GHz."""
+    qiskit_dynamics = pytest.importorskip("qiskit_dynamics")
+    from simulator.quantum.qiskit_bridge import to_qiskit
+
+    backend = JAKARTA.ideal()
+    schedule = (
+        Schedule()
+        .play("d0", Drag(duration_samples=64, sigma_samples=16, beta_samples=-1.5, amplitude=0.4))
+        .shift_phase("d0", 0.7)
+        .play("u0", GaussianSquare(duration_samples=64, sigma_samples=8, width_samples=32, amplitude=0.6))
+        .play("d1", Constant(duration_samples=64, amplitude=0.3, angle_rad=0.4))
+    )
+    lowering = np.diag(np.sqrt([1.0, 2.0]), 1)
+    parts = [np.kron(np.eye(3), lowering), np.kron(lowering, np.eye(3))]
+    numbers = [part.T @ part for part in parts]
+    total = 2 * np.pi * 1.955e-3 * (parts[0].T @ parts[1] + parts[1].T @ parts[0])
+    for one, number in zip(backend.transmons, numbers, strict=True):
+        total = total + 2 * np.pi * (one.frequency_hertz / 1e9 * number + one.anharmonicity_hertz / 2e9 * (number @ number - number))
+    operators = [2 * np.pi * one.drive_hertz / 1e9 * (part + part.T) for one, part in zip(backend.transmons, parts, strict=True)]
+    drives = np.array(backend.frame_hertz) / 1e9
+    solver = qiskit_dynamics.Solver(
+        static_hamiltonian=total,
+        hamiltonian_operators=[operators[0], operators[1], operators[0]],
+        hamiltonian_channels=["d0", "d1", "u0"],
+        channel_carrier_freqs={"d0": drives[0], "d1": drives[1], "u0": drives[1]},
+        dt=backend.sample_seconds * 1e9,
+        rotating_frame=2 * np.pi * drives.mean() * (numbers[0] + numbers[1]),
+        rwa_cutoff_freq=9.0,
+        array_library="numpy",
+    )
+    nanoseconds = 64 * backend.sample_seconds * 1e9
+    vectors = backend.model.dressing[1].numpy()
+    solved = solver.solve(
+        t_span=[0, nanoseconds], y0=vectors[:, 0], signals=to_qiskit(schedule), method="DOP853", atol=1e-8, rtol=1e-8, max_step=0.25
+    )
+    turned = np.exp(2j * np.pi * ((drives - drives.mean()) @ backend.model.occupations) * nanoseconds)
+    oracle = (vectors.conj().T @ solved.y[-1]) * turned
+    found = backend.evolve(schedule).numpy()
+    overlap = abs(np.vdot(oracle, found)) ** 2 / np.vdot(oracle, oracle).real / np.vdot(found, found).real
+    assert 1 - overlap < 2e-9
+    assert np.abs(oracle - found).max() < 2e-5
+
+
+def test_qiskit_runs_circuits_on_the_chip() -> None:
+    qiskit = pytest.importorskip("qiskit")
+    from qiskit.quantum_info import Statevector
+
+    from simulator.quantum.qiskit_bridge import lower_circuit, qiskit_backend
+
+    backend = JAKARTA.ideal()
+    circuit = qiskit.QuantumCircuit(2, 2)
+    circuit.h(1)
+    circuit.cx(1, 0)
+    circuit.ry(0.7, 0)
+    circuit.rzz(0.4, 0, 1)
+    exact = Statevector(circuit).probabilities([1, 0])
+    circuit.measure([0, 1], [1, 0])
+    found = backend.probabilities(lower_circuit(circuit, backend)).numpy()
+    np.testing.assert_allclose(found, exact, atol=0.02)
+    device = qiskit_backend(backend)
+    counts = device.run(qiskit.transpile(circuit, device), shots=4000, seed=1).result().get_counts()
+    shares = np.array([counts.get(format(i, "02b"), 0) for i in range(4)]) / 4000
+    np.testing.assert_allclose(shares, found, atol=0.04)
+    assert device.target["cx"][0, 1].duration == pytest.approx(1216 * 2e-9 / 9)
+
+
+def test_the_bridge_refuses_what_it_has_no_form_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    qiskit = pytest.importorskip("qiskit")
+    from simulator.quantum import qiskit_bridge
+
+    circuit = qiskit.QuantumCircuit(3)
+    with pytest.raises(ValueError, match="at most 2 qubits"):
+        qiskit_bridge.lower_circuit(circuit, JAKARTA)
+    circuit = qiskit.QuantumCircuit(1, 1)
+    circuit.measure(0, 0)
+    circuit.x(0)
+    with pytest.raises(ValueError, match="must measure last"):
+        qiskit_bridge.lower_circuit(circuit, JAKARTA)
+    monkeypatch.setattr(qiskit, "__version__", "2.1.0")
+    with pytest.raises(ImportError, match=r"needs qiskit 1\.x \(1\.3\.0 is tested\), but 2\.1\.0"):
+        qiskit_bridge.to_qiskit(Schedule())
+    monkeypatch.setitem(sys.modules, "qiskit", None)
+    with pytest.raises(ImportError, match=r"inloop\[quantum\]"):
+        qiskit_bridge.to_qiskit(Schedule())
+
+
+def test_tomography_sees_all_six_rates() -> None:
+    pulse = GaussianSquare(duration_samples=1536, sigma_samples=64, width_samples=1280, amplitude=0.3, angle_rad=0.8)
+    found = cr_tomography(Bench(JAKARTA), PulseBuilder(JAKARTA), 0, 1, pulse, points=12)
+    x, y = found.parameters["ZX"], found.parameters["ZY"]
+    # A drive exp(i p) turns about the axis at -p.
+    assert math.atan2(y, x) % math.pi == pytest.approx(-0.8 % math.pi, abs=0.1)
+    assert len(found.measured) == 6 and found.figure().axes[0].get_legend() is not None
+    assert gate_fidelities(JAKARTA.closed())["fidelity"].equals(gate_fidelities(JAKARTA.closed())["fidelity_with_relaxation"])
