@@ -4,6 +4,7 @@ from kernels.cells import NotConvergedWarning, Verified, redraw, write_verify
 from kernels.crossbar import convert, quantize
 from kernels.philox import fill_normal_chunk
 from kernels.random import Key, bits, normal, truncated_normal, uniform
+from kernels.shift_add import shift_add
 from kernels.threads import get_threads, set_threads
 from kernels.wires import MeanField, effective_matrix, mean_field, output_variance
 from kernels.wires_nonlinear import NonlinearSolution, sinh_law, solve_nonlinear
@@ -25,6 +26,7 @@ __all__ = [
     "quantize",
     "redraw",
     "set_threads",
+    "shift_add",
     "sinh_law",
     "solve_nonlinear",
     "truncated_normal",

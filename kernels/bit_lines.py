@@ -98,8 +98,8 @@ def _compare(
 ) -> int:
     """Write the sign of each difference as the comparator sees it to `side`, 1 or -1; a difference of zero is positive.
 
-    A conversion's j-th comparison within `near` takes its draw from plane j, which is drawn when the first conversion needs it; `rank` counts
-    them. Beyond, the candidates of comparison `pair` flip with the rest of their probability. Returns how many planes are drawn.
+    A conversion's j-th comparison within `near` takes its draw from plane j, which is drawn when the first conversion needs it; `rank`
+    counts them. Beyond, the candidates of comparison `pair` flip with the rest of their probability. Returns how many planes are drawn.
     """
     highest = np.int32(0)
     for lane in range(count):

@@ -96,9 +96,7 @@ def scatter_plain(spikes: Array, weights: Array, start: Array, out: Array, wide:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def scatter(
-    spikes: Array, weights: Array, start: Array, out: Array, stride: Array, padding: Array, dilation: Array, groups: int
-) -> None:
+def scatter(spikes: Array, weights: Array, start: Array, out: Array, stride: Array, padding: Array, dilation: Array, groups: int) -> None:
     """Convolve by scattering, whatever the stride, padding, dilation and groups; channels last.
 
     `weights` (kernel height, kernel width, channels, outputs of the channel's group), as they are; the rest as for `scatter_plain`.

@@ -16,7 +16,8 @@ from kernels.event_loops import add_rows, scatter, scatter_plain
 Pair = tuple[int, int]
 
 LINEAR_CROSSOVER: Final = {torch.float32: 0.25, torch.int8: 0.35}
-CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.05, torch.int8: 0.05}
+CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.1, torch.int8: 0.1}
+STRIDED_CROSSOVER: Final = 0.02
 """Share of inputs that spike below which events take less CPU time than torch's dense product, by the weights' type: measured on one
 thread with 784 inputs and 1000 outputs, and with 3x3 kernels on 16 to 64 channels, by ``benchmarks/speed/spikes.py``."""
 
@@ -175,7 +176,7 @@ def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None =
     return result.permute(0, 3, 1, 2)
 
 
-def events_are_faster(rate: float, weight: Tensor) -> bool:
+def events_are_faster(rate: float, weight: Tensor, *, plain: bool = True) -> bool:
     """Return whether events take less CPU time than a dense product, from the share of inputs that spike and the kind of the weights.
 
     Parameters
@@ -184,12 +185,16 @@ def events_are_faster(rate: float, weight: Tensor) -> bool:
         Spikes an input and time step.
     weight
         In torch's layout: two dimensions of a linear layer, four of a convolution.
+    plain
+        Whether a convolution has stride 1, one group and no dilation.
 
     Examples
     --------
     >>> events_are_faster(0.05, torch.ones(1000, 784)), events_are_faster(0.5, torch.ones(1000, 784))
     (True, False)
     """
+    if weight.dim() > 2 and not plain:
+        return rate < STRIDED_CROSSOVER
     table = LINEAR_CROSSOVER if weight.dim() == 2 else CONVOLUTION_CROSSOVER
     return rate < table[torch.float32 if weight.is_floating_point() else torch.int8]
 

@@ -62,8 +62,7 @@ def build_propagator(
     series: Any,
     repeats: int,
     terms: Any,
-    columns_re: Any,
-    columns_im: Any,
+    columns: Any,
     propagator: Any,
     keep: bool,
 ) -> None:
@@ -71,26 +70,25 @@ def build_propagator(
     scale = 1.0 / repeats
     states = propagator.shape[0]
     drives = np.empty(mixing.shape[0], np.complex128)
-    pair_values = np.empty(sparse.static.shape[0], np.complex128)
     entries_re = np.empty(sparse.columns.shape[0])
     entries_im = np.empty(sparse.columns.shape[0])
     for c in range(states):
         for i in range(states):
-            columns_re[c, i] = 1.0 if i == c else 0.0
-            columns_im[c, i] = 0.0
+            columns[c, i, 0] = 1.0 if i == c else 0.0
+            columns[c, i, 1] = 0.0
     position = 0
     for n in range(played.shape[0]):
         for half in range(2):
             mix_drives(played[n], carriers[n, half], mixing, drives)
-            fill_entries(sparse, drives, scale, pair_values, entries_re, entries_im)
+            fill_entries(sparse, drives, scale, entries_re, entries_im)
             for _ in range(repeats):
                 for c in range(states):
                     place = terms[position if keep else 0, c if keep else 0]
-                    apply_exponential(sparse, series, scale, entries_re, entries_im, place[0], place[1], columns_re[c], columns_im[c])
+                    apply_exponential(sparse, series, scale, entries_re, entries_im, place, columns[c])
                 position += 1
     for c in range(states):
         for i in range(states):
-            propagator[i, c] = complex(columns_re[c, i], columns_im[c, i])
+            propagator[i, c] = complex(columns[c, i, 0], columns[c, i, 1])
 
 
 @_jit
@@ -110,9 +108,9 @@ def evolve_matrices(
 ) -> None:
     """Evolve density matrices in place; with `keep` the matrix before each step's propagator stays in ``kept[b, step]``."""
     states = densities.shape[1]
-    columns_re, columns_im = np.empty((states, states)), np.empty((states, states))
+    columns = np.empty((states, states, 2))
     propagator, moved = np.empty((states, states), np.complex128), np.empty((states, states), np.complex128)
-    terms = np.empty((1, 1, 2, ORDER + 1, states))
+    terms = np.empty((1, 1, ORDER + 1, states, 2))
     count = samples.shape[1]
     for b in range(densities.shape[0]):
         played = samples[b if samples.shape[0] > 1 else 0]
@@ -123,9 +121,7 @@ def evolve_matrices(
             apply_channels(density, factors[which], levels)
             if keep:
                 kept[b, step] = density
-            build_propagator(
-                sparse, played[first:last], carriers[first:last], mixing, series, repeats, terms, columns_re, columns_im, propagator, False
-            )
+            build_propagator(sparse, played[first:last], carriers[first:last], mixing, series, repeats, terms, columns, propagator, False)
             np.dot(propagator, density, moved)
             np.dot(moved, np.conj(propagator.T), density)
             apply_channels(density, factors[which], levels)
@@ -150,14 +146,13 @@ def pull_back_matrices(
     scale = 1.0 / repeats
     states = cotangents.shape[1]
     operators, channels = mixing.shape
-    columns_re, columns_im = np.empty((states, states)), np.empty((states, states))
+    columns = np.empty((states, states, 2))
     propagator, moved = np.empty((states, states), np.complex128), np.empty((states, states), np.complex128)
-    terms = np.empty((2 * repeats * stride, states, 2, ORDER + 1, states))
+    terms = np.empty((2 * repeats * stride, states, ORDER + 1, states, 2))
     drives = np.empty(operators, np.complex128)
     by_drive = np.empty(operators, np.complex128)
-    pair_values = np.empty(sparse.static.shape[0], np.complex128)
     entries_re, entries_im = np.empty(sparse.columns.shape[0]), np.empty(sparse.columns.shape[0])
-    back_re, back_im = np.empty((ORDER, states)), np.empty((ORDER, states))
+    back = np.empty((ORDER, states, 2))
     count = samples.shape[1]
     for b in range(cotangents.shape[0]):
         chosen = b if samples.shape[0] > 1 else 0
@@ -167,33 +162,27 @@ def pull_back_matrices(
             first, last = step * stride, min(count, (step + 1) * stride)
             which = 1 if last - first < stride else 0
             apply_channels_adjoint(cotangent, factors[which], levels)
-            build_propagator(
-                sparse, played[first:last], carriers[first:last], mixing, series, repeats, terms, columns_re, columns_im, propagator, True
-            )
+            build_propagator(sparse, played[first:last], carriers[first:last], mixing, series, repeats, terms, columns, propagator, True)
             # L(U rho U^dagger): the cotangent of U is 2 Lambda U rho, that of rho is U^dagger Lambda U.
             np.dot(cotangent, propagator, moved)
             adjoint = np.dot(moved, kept[b, step])
             for c in range(states):
                 for i in range(states):
-                    columns_re[c, i] = 2.0 * adjoint[i, c].real
-                    columns_im[c, i] = 2.0 * adjoint[i, c].imag
+                    columns[c, i, 0] = 2.0 * adjoint[i, c].real
+                    columns[c, i, 1] = 2.0 * adjoint[i, c].imag
             np.dot(np.conj(propagator.T), moved, cotangent)
             apply_channels_adjoint(cotangent, factors[which], levels)
             position = 2 * repeats * (last - first)
             for n in range(last - 1, first - 1, -1):
                 for half in range(1, -1, -1):
                     mix_drives(played[n], carriers[n, half], mixing, drives)
-                    fill_entries(sparse, drives, scale, pair_values, entries_re, entries_im)
+                    fill_entries(sparse, drives, scale, entries_re, entries_im)
                     for q in range(operators):
                         by_drive[q] = 0.0
                     for _ in range(repeats):
                         position -= 1
                         for c in range(states):
-                            place = terms[position, c]
-                            apply_adjoint(
-                                sparse, series, scale, entries_re, entries_im, place[0], place[1], back_re, back_im, columns_re[c],
-                                columns_im[c], by_drive,
-                            )  # fmt: skip
+                            apply_adjoint(sparse, series, scale, entries_re, entries_im, terms[position, c], back, columns[c], by_drive)
                     for c in range(channels):
                         total = 0.0j
                         for q in range(operators):

@@ -213,7 +213,7 @@ def normal_at(
     words[0] = c2 if upper else c0
     words[1] = c3 if upper else c1
     _box_muller(words[:1], words[1:], pair[:1], pair[1:])
-    return pair[lane // PLANE % 2]
+    return float(pair[lane // PLANE % 2])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -26,14 +26,12 @@ class Sparse(NamedTuple):
         First entry of each row, ``(states + 1,)`` uint64.
     columns
         Column of each entry off the diagonal, ``(entries,)`` uint64.
-    pairs
-        The conjugate pair that an entry belongs to, ``(entries,)`` uint64.
-    signs
-        +1 for the entry above the diagonal, -1 for its conjugate, ``(entries,)`` float64.
-    static
-        Value of each pair's upper entry without drives, ``(pairs,)`` complex128.
-    term_pairs, term_operators
-        Pair and operator of each matrix element of a drive, ``(terms,)`` uint64.
+    static_re, static_im
+        Value of each entry without drives, ``(entries,)`` float64.
+    term_upper, term_lower
+        Entry of each matrix element of a drive, and that of its conjugate, ``(terms,)`` uint64.
+    term_operators
+        The operator that it belongs to, ``(terms,)`` uint64.
     term_rows, term_columns
         Row and column of that matrix element, ``(terms,)`` uint64.
     term_weights
@@ -43,10 +41,10 @@ class Sparse(NamedTuple):
     energies: npt.NDArray[np.float64]
     starts: npt.NDArray[np.uint64]
     columns: npt.NDArray[np.uint64]
-    pairs: npt.NDArray[np.uint64]
-    signs: npt.NDArray[np.float64]
-    static: npt.NDArray[np.complex128]
-    term_pairs: npt.NDArray[np.uint64]
+    static_re: npt.NDArray[np.float64]
+    static_im: npt.NDArray[np.float64]
+    term_upper: npt.NDArray[np.uint64]
+    term_lower: npt.NDArray[np.uint64]
     term_operators: npt.NDArray[np.uint64]
     term_rows: npt.NDArray[np.uint64]
     term_columns: npt.NDArray[np.uint64]
@@ -54,16 +52,21 @@ class Sparse(NamedTuple):
 
 
 @_jit
-def fill_entries(sparse: Sparse, drives: Any, scale: float, pair_values: Any, entries_re: Any, entries_im: Any) -> None:
+def fill_entries(sparse: Sparse, drives: Any, scale: float, entries_re: Any, entries_im: Any) -> None:
     """Write the Hamiltonian's entries off the diagonal for these values of the drives, times `scale`."""
-    for p in range(sparse.static.shape[0]):
-        pair_values[p] = sparse.static[p]
-    for t in range(sparse.term_pairs.shape[0]):
-        pair_values[sparse.term_pairs[t]] += drives[sparse.term_operators[t]] * sparse.term_weights[t]
-    for e in range(sparse.pairs.shape[0]):
-        value = pair_values[sparse.pairs[e]]
-        entries_re[e] = scale * value.real
-        entries_im[e] = scale * sparse.signs[e] * value.imag
+    static_re, static_im = sparse.static_re, sparse.static_im
+    for e in range(static_re.shape[0]):
+        entries_re[e] = scale * static_re[e]
+        entries_im[e] = scale * static_im[e]
+    for t in range(sparse.term_upper.shape[0]):
+        drive, weight = drives[sparse.term_operators[t]], sparse.term_weights[t]
+        x = scale * (drive.real * weight.real - drive.imag * weight.imag)
+        y = scale * (drive.real * weight.imag + drive.imag * weight.real)
+        upper, lower = sparse.term_upper[t], sparse.term_lower[t]
+        entries_re[upper] += x
+        entries_im[upper] += y
+        entries_re[lower] += x
+        entries_im[lower] -= y
 
 
 @_jit
@@ -77,92 +80,83 @@ def mix_drives(samples: Any, carriers: Any, mixing: Any, drives: Any) -> None:
 
 
 @_jit
-def apply_exponential(
-    sparse: Sparse,
-    series: Any,
-    scale: float,
-    entries_re: Any,
-    entries_im: Any,
-    terms_re: Any,
-    terms_im: Any,
-    v_re: Any,
-    v_im: Any,
-) -> None:
-    """Replace v by ``exp(-i H) v`` and leave the terms ``c_k (-i H)^k v``, k = 0 to 5, behind."""
-    states = v_re.shape[0]
-    first_re, first_im = terms_re[0], terms_im[0]
+def apply_exponential(sparse: Sparse, series: Any, scale: float, entries_re: Any, entries_im: Any, terms: Any, v: Any) -> None:
+    """Replace v by ``exp(-i H) v`` and leave the terms ``c_k (-i H)^k v`` behind; a vector is ``(states, 2)``, real and imaginary."""
+    states = v.shape[0]
+    energies, starts, columns = sparse.energies, sparse.starts, sparse.columns
+    first = terms[0]
     for i in range(states):
-        v_re[i] *= series[0]
-        v_im[i] *= series[0]
-        first_re[i] = v_re[i]
-        first_im[i] = v_im[i]
+        first[i, 0] = series[0] * v[i, 0]
+        first[i, 1] = series[0] * v[i, 1]
+        v[i, 0] = first[i, 0]
+        v[i, 1] = first[i, 1]
     for k in range(ORDER):
         factor = series[k + 1]
-        a_re, a_im, b_re, b_im = terms_re[k], terms_im[k], terms_re[k + 1], terms_im[k + 1]
+        now, after = terms[k], terms[k + 1]
         for i in range(states):
-            energy = scale * sparse.energies[i]
-            x = energy * a_re[i]
-            y = energy * a_im[i]
-            for e in range(sparse.starts[i], sparse.starts[i + 1]):
-                j = sparse.columns[e]
-                x += entries_re[e] * a_re[j] - entries_im[e] * a_im[j]
-                y += entries_re[e] * a_im[j] + entries_im[e] * a_re[j]
-            b_re[i] = y * factor
-            b_im[i] = -x * factor
-            v_re[i] += y * factor
-            v_im[i] -= x * factor
+            energy = scale * energies[i]
+            x = energy * now[i, 0]
+            y = energy * now[i, 1]
+            for e in range(starts[i], starts[i + 1]):
+                j = columns[e]
+                x += entries_re[e] * now[j, 0] - entries_im[e] * now[j, 1]
+                y += entries_re[e] * now[j, 1] + entries_im[e] * now[j, 0]
+            after[i, 0] = y * factor
+            after[i, 1] = -x * factor
+            v[i, 0] += y * factor
+            v[i, 1] -= x * factor
 
 
 @_jit
 def apply_adjoint(
-    sparse: Sparse,
-    series: Any,
-    scale: float,
-    entries_re: Any,
-    entries_im: Any,
-    terms_re: Any,
-    terms_im: Any,
-    back_re: Any,
-    back_im: Any,
-    w_re: Any,
-    w_im: Any,
-    gradient: Any,
+    sparse: Sparse, series: Any, scale: float, entries_re: Any, entries_im: Any, terms: Any, back: Any, w: Any, gradient: Any
 ) -> None:
     """Pull a cotangent w of ``exp(-i H) v`` back to v in place, and add that of the drives' values to `gradient`.
 
     The terms are those that `apply_exponential` left behind; those of the way back go to ``back[k]``, times the series' factor.
     """
-    states = w_re.shape[0]
-    a_re, a_im = back_re[ORDER - 1], back_im[ORDER - 1]
+    states = w.shape[0]
+    energies, starts, columns = sparse.energies, sparse.starts, sparse.columns
+    last = back[ORDER - 1]
     for i in range(states):
-        a_re[i] = series[ORDER] * w_re[i]
-        a_im[i] = series[ORDER] * w_im[i]
-    for k in range(ORDER - 1, -1, -1):
-        a_re, a_im, b_re, b_im = back_re[k], back_im[k], back_re[max(k - 1, 0)], back_im[max(k - 1, 0)]
+        last[i, 0] = series[ORDER] * w[i, 0]
+        last[i, 1] = series[ORDER] * w[i, 1]
+    for k in range(ORDER - 1, 0, -1):
+        now, before = back[k], back[k - 1]
         factor = series[k]
         for i in range(states):
-            energy = scale * sparse.energies[i]
-            x = energy * a_re[i]
-            y = energy * a_im[i]
-            for e in range(sparse.starts[i], sparse.starts[i + 1]):
-                j = sparse.columns[e]
-                x += entries_re[e] * a_re[j] - entries_im[e] * a_im[j]
-                y += entries_re[e] * a_im[j] + entries_im[e] * a_re[j]
+            energy = scale * energies[i]
+            x = energy * now[i, 0]
+            y = energy * now[i, 1]
+            for e in range(starts[i], starts[i + 1]):
+                j = columns[e]
+                x += entries_re[e] * now[j, 0] - entries_im[e] * now[j, 1]
+                y += entries_re[e] * now[j, 1] + entries_im[e] * now[j, 0]
             # The adjoint of -i H is i H.
-            if k > 0:
-                b_re[i] = factor * (w_re[i] - y)
-                b_im[i] = factor * (w_im[i] + x)
-            else:
-                w_re[i] = factor * (w_re[i] - y)
-                w_im[i] = factor * (w_im[i] + x)
-    for t in range(sparse.term_pairs.shape[0]):
+            before[i, 0] = factor * (w[i, 0] - y)
+            before[i, 1] = factor * (w[i, 1] + x)
+    now = back[0]
+    for i in range(states):
+        energy = scale * energies[i]
+        x = energy * now[i, 0]
+        y = energy * now[i, 1]
+        for e in range(starts[i], starts[i + 1]):
+            j = columns[e]
+            x += entries_re[e] * now[j, 0] - entries_im[e] * now[j, 1]
+            y += entries_re[e] * now[j, 1] + entries_im[e] * now[j, 0]
+        w[i, 0] = series[0] * (w[i, 0] - y)
+        w[i, 1] = series[0] * (w[i, 1] + x)
+    for t in range(sparse.term_upper.shape[0]):
         i, j = sparse.term_rows[t], sparse.term_columns[t]
         by_re = 0.0
         by_im = 0.0
         for k in range(ORDER):
-            a_re, a_im, b_re, b_im = back_re[k], back_im[k], terms_re[k], terms_im[k]
-            by_re += (a_re[i] * b_im[j] - a_im[i] * b_re[j]) + (a_re[j] * b_im[i] - a_im[j] * b_re[i])
-            by_im += (a_re[i] * b_re[j] + a_im[i] * b_im[j]) - (a_re[j] * b_re[i] + a_im[j] * b_im[i])
+            by_re += (back[k, i, 0] * terms[k, j, 1] - back[k, i, 1] * terms[k, j, 0]) + (
+                back[k, j, 0] * terms[k, i, 1] - back[k, j, 1] * terms[k, i, 0]
+            )
+            by_im += (back[k, i, 0] * terms[k, j, 0] + back[k, i, 1] * terms[k, j, 1]) - (
+                back[k, j, 0] * terms[k, i, 0] + back[k, j, 1] * terms[k, i, 1]
+            )
         gradient[sparse.term_operators[t]] += scale * complex(by_re, by_im) * sparse.term_weights[t].conjugate()
 
 
@@ -173,31 +167,29 @@ def evolve_vectors(
     """Evolve each vector in place; with `keep` the series' terms of every exponential stay in `terms`.
 
     Shapes: samples (batch or 1, samples, channels), carriers (samples, 2, channels), mixing (operators, channels), states
-    (batch, states), terms (batch or 1, exponentials or 1, 2, 7, states).
+    (batch, states), terms (batch or 1, exponentials or 1, 7, states, 2).
     """
     scale = 1.0 / repeats
     drives = np.empty(mixing.shape[0], np.complex128)
-    pair_values = np.empty(sparse.static.shape[0], np.complex128)
     entries_re = np.empty(sparse.columns.shape[0])
     entries_im = np.empty(sparse.columns.shape[0])
-    v_re = np.empty(states.shape[1])
-    v_im = np.empty(states.shape[1])
+    v = np.empty((states.shape[1], 2))
     for b in range(states.shape[0]):
-        for i in range(v_re.shape[0]):
-            v_re[i] = states[b, i].real
-            v_im[i] = states[b, i].imag
+        for i in range(v.shape[0]):
+            v[i, 0] = states[b, i].real
+            v[i, 1] = states[b, i].imag
         played = samples[b if samples.shape[0] > 1 else 0]
         position = 0
         for n in range(played.shape[0]):
             for half in range(2):
                 mix_drives(played[n], carriers[n, half], mixing, drives)
-                fill_entries(sparse, drives, scale, pair_values, entries_re, entries_im)
+                fill_entries(sparse, drives, scale, entries_re, entries_im)
                 for _ in range(repeats):
                     place = terms[b, position] if keep else terms[0, 0]
-                    apply_exponential(sparse, series, scale, entries_re, entries_im, place[0], place[1], v_re, v_im)
+                    apply_exponential(sparse, series, scale, entries_re, entries_im, place, v)
                     position += 1
-        for i in range(v_re.shape[0]):
-            states[b, i] = complex(v_re[i], v_im[i])
+        for i in range(v.shape[0]):
+            states[b, i] = complex(v[i, 0], v[i, 1])
 
 
 @_jit
@@ -220,34 +212,30 @@ def pull_back_vectors(
     operators, channels = mixing.shape
     drives = np.empty(operators, np.complex128)
     by_drive = np.empty(operators, np.complex128)
-    pair_values = np.empty(sparse.static.shape[0], np.complex128)
     entries_re = np.empty(sparse.columns.shape[0])
     entries_im = np.empty(sparse.columns.shape[0])
-    back_re = np.empty((ORDER, cotangents.shape[1]))
-    back_im = np.empty((ORDER, cotangents.shape[1]))
-    w_re = np.empty(cotangents.shape[1])
-    w_im = np.empty(cotangents.shape[1])
+    back = np.empty((ORDER, cotangents.shape[1], 2))
+    w = np.empty((cotangents.shape[1], 2))
     for b in range(cotangents.shape[0]):
-        for i in range(w_re.shape[0]):
-            w_re[i] = cotangents[b, i].real
-            w_im[i] = cotangents[b, i].imag
+        for i in range(w.shape[0]):
+            w[i, 0] = cotangents[b, i].real
+            w[i, 1] = cotangents[b, i].imag
         which = b if samples.shape[0] > 1 else 0
         played = samples[which]
         position = 2 * repeats * played.shape[0]
         for n in range(played.shape[0] - 1, -1, -1):
             for half in range(1, -1, -1):
                 mix_drives(played[n], carriers[n, half], mixing, drives)
-                fill_entries(sparse, drives, scale, pair_values, entries_re, entries_im)
+                fill_entries(sparse, drives, scale, entries_re, entries_im)
                 for q in range(operators):
                     by_drive[q] = 0.0
                 for _ in range(repeats):
                     position -= 1
-                    place = terms[b, position]
-                    apply_adjoint(sparse, series, scale, entries_re, entries_im, place[0], place[1], back_re, back_im, w_re, w_im, by_drive)
+                    apply_adjoint(sparse, series, scale, entries_re, entries_im, terms[b, position], back, w, by_drive)
                 for c in range(channels):
                     total = 0.0j
                     for q in range(operators):
                         total += mixing[q, c].conjugate() * by_drive[q]
                     gradient[which, n, c] += carriers[n, half, c].conjugate() * total
-        for i in range(w_re.shape[0]):
-            cotangents[b, i] = complex(w_re[i], w_im[i])
+        for i in range(w.shape[0]):
+            cotangents[b, i] = complex(w[i, 0], w[i, 1])

@@ -113,17 +113,18 @@ def driven_system(static: Tensor, operators: Tensor, sample_seconds: float) -> D
     energies = np.array([given.get((i, i), 0.0) for i in range(states)]).real
     shift = float(energies.max() + energies.min()) / 2
     upper = sorted({(i, j) for i, j in given if i < j} | {(int(i), int(j)) for i, j in zip(term_rows, term_columns, strict=True)})
-    place = {pair: p for p, pair in enumerate(upper)}
-    entries = sorted([(i, j, place[i, j], 1.0) for i, j in upper] + [(j, i, place[i, j], -1.0) for i, j in upper])
-    pairs = [place[int(i), int(j)] for i, j in zip(term_rows, term_columns, strict=True)]
+    entries = sorted([*upper, *((j, i) for i, j in upper)])
+    place = {pair: e for e, pair in enumerate(entries)}
+    terms = [(int(i), int(j)) for i, j in zip(term_rows, term_columns, strict=True)]
+    held = np.array([half * given.get(pair, given.get(pair[::-1], 0.0).conjugate()) for pair in entries], np.complex128)
     sparse = Sparse(
         energies=half * (energies - shift),
         starts=np.searchsorted(np.array([entry[0] for entry in entries]), np.arange(states + 1)).astype(np.uint64),
         columns=np.array([entry[1] for entry in entries], np.uint64),
-        pairs=np.array([entry[2] for entry in entries], np.uint64),
-        signs=np.array([entry[3] for entry in entries], np.float64),
-        static=np.array([half * given.get(pair, 0.0) for pair in upper], np.complex128),
-        term_pairs=np.array(pairs, np.uint64),
+        static_re=held.real.copy(),
+        static_im=held.imag.copy(),
+        term_upper=np.array([place[pair] for pair in terms], np.uint64),
+        term_lower=np.array([place[pair[::-1]] for pair in terms], np.uint64),
         term_operators=numbers.astype(np.uint64),
         term_rows=term_rows.astype(np.uint64),
         term_columns=term_columns.astype(np.uint64),
@@ -249,7 +250,7 @@ def evolve(
         result: Tensor = _Evolve.apply(samples, states, system, carriers, mixing, series, repeats)  # type: ignore[no-untyped-call]
         return result
     out = np.array(states.detach().resolve_conj().numpy())
-    terms = np.empty((1, 1, 2, ORDER + 1, system.dimension))
+    terms = np.empty((1, 1, ORDER + 1, system.dimension, 2))
     evolve_vectors(system.sparse, _numpy(samples), carriers, mixing, series, repeats, out, terms, False)
     return torch.from_numpy(_turn_back(out, system, len(carriers)))
 
@@ -315,7 +316,7 @@ class _Evolve(torch.autograd.Function):
         played = _numpy(samples)
         exponentials = 2 * repeats * len(carriers)
         keep = out.shape[0] * exponentials * 2 * (ORDER + 1) * system.dimension * 8 <= KEPT_BYTES
-        terms = np.empty((out.shape[0] if keep else 1, exponentials if keep else 1, 2, ORDER + 1, system.dimension))
+        terms = np.empty((out.shape[0] if keep else 1, exponentials if keep else 1, ORDER + 1, system.dimension, 2))
         evolve_vectors(system.sparse, played, carriers, mixing, series, repeats, out, terms, keep)
         ctx.terms = terms if keep else None
         ctx.system, ctx.carriers, ctx.mixing, ctx.series, ctx.repeats = system, carriers, mixing, series, repeats
@@ -352,7 +353,7 @@ def _pull_back_in_segments(
     count, each = len(carriers), 2 * repeats * 2 * (ORDER + 1) * system.dimension * 8
     length = max(1, min(KEPT_BYTES // each, math.isqrt(count * 12 * repeats) + 1))
     edges = [*range(0, count, length), count]
-    terms = np.empty((1, 2 * repeats * length, 2, ORDER + 1, system.dimension))
+    terms = np.empty((1, 2 * repeats * length, ORDER + 1, system.dimension, 2))
     none = terms[:, :1]
     for b in range(len(states)):
         which = slice(b, b + 1) if len(played) > 1 else slice(0, 1)

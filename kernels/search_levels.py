@@ -96,12 +96,12 @@ def search_alone(
     code = np.float32(0.0)
     weight = np.float32(2.0 ** (count - 1))
     for k in range(count + 1):
-        up = value >= 0
+        up = bool(value >= 0)
         if abs(value) <= near:
             noise = first if rank == 0 else second
             if rank > 1:
-                noise = normal_at(stream[0], stream[1], stream[2], stream[3], rank * planes + chunk, lane, words, pair)
-            up = value + noise * sigma >= 0
+                noise = np.float32(normal_at(stream[0], stream[1], stream[2], stream[3], rank * planes + chunk, lane, words, pair))
+            up = bool(value + noise * sigma >= 0)
             rank += 1
         else:
             begin = chunk * (count + 1) + k
@@ -112,4 +112,4 @@ def search_alone(
         weight *= np.float32(0.5)
         if k < count:
             value -= steps[0, k, column] if up else -steps[1, k, column]
-    return code
+    return float(code)

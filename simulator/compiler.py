@@ -13,12 +13,12 @@ from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
 from simulator.capture import Capture, capture, without_fast_path
 from simulator.chip import Chip
-from simulator.coverage import coverage_rows, names_in_model
+from simulator.coverage import CoverageRow, coverage_rows, names_in_model
 from simulator.digital_arithmetic import check_digital, digital_warnings
 from simulator.folding import fold_batch_norm
-from simulator.hardware import HardwareLayer
+from simulator.hardware import HardwareLayer, Mode, in_mode
 from simulator.lowering.wholes import is_whole, show_weights
-from simulator.placement import Candidate, Placeable, place
+from simulator.placement import Candidate, Placeable, Plan, place
 from simulator.routing import Finder, Site
 from simulator.run_time import place_run_time, run_time_sites
 from simulator.weight_layers import NotMappedError, WeightView, computes_weight, is_weight_layer, weight_layer
@@ -136,15 +136,18 @@ def compile(
     with in_mode(inner, Mode.FLOAT):
         sites, made = ([], []) if examples is None else _find_sites(inner, examples)
     candidates, refusals = _candidates(inner, sites, kinds)
-    plan = place(
-        design, candidates, refusals, seed, None if examples is None else lambda: inner(*examples.inputs, **examples.keywords), made
-    )
+    if spiking and not design:
+        plan = Plan({}, dict.fromkeys(candidates, "no pattern of `design` names it"))
+    else:
+        plan = place(
+            design, candidates, refusals, seed, None if examples is None else lambda: inner(*examples.inputs, **examples.keywords), made
+        )
     for name, lowered in plan.layers.items():
         replaced = candidates[name].module
         if replaced is not None:
             inner = _replace(inner, replaced, lowered)
     routed = [lowered for name, lowered in plan.layers.items() if candidates[name].module is None]
-    warnings = [*dict.fromkeys(folding.kept.values()), *plan.warnings]
+    warnings = [*dict.fromkeys(folding.kept.values()), *spiking_warnings, *plan.warnings]
     chip = Chip(inner, routed, [], warnings, seed, digital)
     if not chip.layers:
         raise ValueError(
@@ -163,7 +166,7 @@ def compile(
         chip._nodes, chip._edges = after.nodes, after.edges
         chip.warnings += digital_warnings(after, digital)
     chip._rows = coverage_rows(
-        chip, before, after, folding, {**reasons, **refusals, **plan.reasons}, digital, chip.products_on_hardware, left
+        chip, before, after, folding, {**reasons, **refusals, **plan.reasons}, digital, chip.products_on_hardware, left, spiking
     )
     if before is not None and after is not None and before.macs != chip.macs:
         chip.warnings.append(f"The rows of the coverage table hold {chip.macs} MACs, but the model's call has {before.macs}")
@@ -205,8 +208,9 @@ def _kinds(model: nn.Module) -> Callable[[str], type[nn.Module]]:
 def _show_weights(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     """Exchange layers that hide their weights; returns the model, and why some stayed as they are."""
     reasons: dict[str, str] = {}
+    closed = {id(part) for module in model.modules() if isinstance(module, HardwareLayer) for part in module.modules()}
     for name, module in list(model.named_modules()):
-        if is_whole(module):
+        if is_whole(module) and id(module) not in closed:
             try:
                 model = _replace(model, module, show_weights(module))
             except NotMappedError as refusal:
@@ -316,7 +320,8 @@ def _calibration(data: Any) -> Iterable[Batch]:
 
 def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the innermost modules by name, parametrized layers as one; a model that is itself one is called ``model``."""
-    inside = {id(part) for module in model.modules() if is_weight_layer(module) for part in module.modules() if part is not module}
+    closed = [module for module in model.modules() if is_weight_layer(module) or isinstance(module, HardwareLayer)]
+    inside = {id(part) for module in closed for part in module.modules() if part is not module or isinstance(module, HardwareLayer)}
     return [
         (name or "model", module)
         for name, module in model.named_modules()

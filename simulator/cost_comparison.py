@@ -55,7 +55,8 @@ def scale_cost(frame: pd.DataFrame, node_m: float, rule: ScalingRule) -> pd.Data
     if len(unknown):
         row = unknown.iloc[0]
         raise ValueError(
-            f"Argument `frame` must state a technology node in every row with numbers, but term `{row['term']}` of {row['hardware']} has none; "
+            f"Argument `frame` must state a technology node in every row with numbers, but term `{row['term']}` of {row['hardware']} "
+            "has none; "
             "set node_m in its design, or compare by AsGiven()"
         )
     for start in frame.loc[numbers, "node_m"].unique():
@@ -206,11 +207,12 @@ def load_cost(path: str | Path) -> pd.DataFrame:
     if _kind(path) == ".csv":
         # As text, because a reader that guesses turns "null" into nothing and large counts into floats.
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        frame = frame.assign(
-            **{name: [float(text) if text else math.nan for text in frame[name]] for name in NUMBERS if name in frame},
-            **{name: [int(text) if text else None for text in frame[name]] for name in COUNTS if name in frame},
-            **{name: [text == "True" for text in frame[name]] for name in ("static", "once") if name in frame},
-        )
+        for name in frame.columns.intersection(NUMBERS):
+            frame[name] = [float(text) if text else math.nan for text in frame[name]]
+        for name in frame.columns.intersection(COUNTS):
+            frame[name] = pd.Series([int(text) if text else None for text in frame[name]], dtype="Int64")
+        for name in frame.columns.intersection(("static", "once")):
+            frame[name] = [text == "True" for text in frame[name]]
     else:
         frame = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), columns=list(COLUMNS))
     absent = [name for name in COLUMNS if name not in frame.columns]

@@ -1,7 +1,7 @@
 """Cost rows as a table, and what they add up to: totals of a call by schedule, and operations per joule and area."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -37,7 +37,7 @@ def cost_frame(rows: Iterable[Cost]) -> pd.DataFrame:
       layer  energy_j  operations
     0    fc       NaN          10
     """
-    frame = pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
+    frame = pd.DataFrame([vars(row) for row in rows], columns=list(COLUMNS))
     for column in NUMBERS:
         frame[column] = frame[column].astype("float64")
     for column in COUNTS:
@@ -245,4 +245,6 @@ def _area(frame: pd.DataFrame) -> Total:
 
 def _sum(frame: pd.DataFrame, column: str) -> Total:
     absent = tuple(dict.fromkeys(frame.loc[frame[column].isna(), "term"]))
-    return Total(None if frame[column].isna().all() else float(frame[column].sum()), absent)
+    known = float(frame[column].sum())
+    # Rows that take none of it do not make a sum of what is not given.
+    return Total(None if frame[column].isna().all() or (absent and known == 0) else known, absent)

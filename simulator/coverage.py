@@ -59,6 +59,7 @@ def coverage_rows(
     digital: Hardware | None = None,
     run_time: Sequence[RunTimeProducts] = (),
     run_time_reasons: Mapping[tuple[str, str], str] | None = None,
+    parts: Mapping[str, Sequence[CoverageRow]] | None = None,
 ) -> list[CoverageRow]:
     """Return the rows of the coverage table; their multiply-accumulates add up to those of the model's call.
 
@@ -76,6 +77,8 @@ def coverage_rows(
         What computes beside the layers on hardware; None is the host.
     run_time, run_time_reasons
         Products whose weights are made at run time that lie on hardware, and why others do not, by module and function.
+    parts
+        Rows of layers on hardware that hold several layers of the model, by their name.
 
     Examples
     --------
@@ -92,6 +95,8 @@ def coverage_rows(
     for one in () if after is None else after.contractions:
         if one.module in hardware:
             on_hardware[hardware[one.module]] += one.macs or 0
+        elif one.inside_hardware:
+            continue  # inside a layer whose own rows have it
         else:
             counted[names.get(one.module, one.module)].append(one)
     for done in () if after is None else after.operations:
@@ -99,7 +104,7 @@ def coverage_rows(
     rows = []
     for name, module in model.named_modules():
         label = name or "model"
-        if isinstance(module, HardwareLayer):
+        if isinstance(module, HardwareLayer) or any(label.startswith(f"{part}.") for part in parts or ()):
             continue
         if label in folding.folded:
             rows.append(
@@ -131,7 +136,12 @@ def coverage_rows(
             terms = [one.term for one in done_here]
             kind = ", ".join(terms[:MOST_TERMS]) + (f" and {len(terms) - MOST_TERMS} more" if len(terms) > MOST_TERMS else "")
             rows.append(CoverageRow(label, kind, unit_name(digital, False), 0, None, None, "no weights: digital"))
+    for name, several in (parts or {}).items():
+        gone = [CoverageRow(norm, "batch norm", f"folded into {layer}", 0, None, None, "") for norm, layer in folding.folded.items()]
+        rows += [*several, *(row for row in gone if row.layer.startswith(f"{name}."))]
     for name, layer in layers.items():
+        if name in (parts or {}):
+            continue
         placement = layer.placement
         macs = None if after is None else on_hardware[name]
         vectors = None if after is None else after.vectors.get(name, 0)
@@ -139,7 +149,13 @@ def coverage_rows(
         rows.append(CoverageRow(name, layer.kind, placement.hardware, macs, *shares))
     order = {name or "model": index for index, (name, _) in enumerate(model.named_modules())}
     order |= {module.name: index for index, module in enumerate(model.modules()) if isinstance(module, HardwareLayer)}
-    return sorted(rows, key=lambda row: order.get(row.layer, len(order)))
+
+    def place(row: CoverageRow) -> int:
+        # What lies in a layer that holds several stands where that one does.
+        above = next((part for part in parts or () if row.layer.startswith(f"{part}.")), row.layer)
+        return order.get(above, len(order))
+
+    return sorted(rows, key=place)
 
 
 def names_in_model(model: nn.Module) -> dict[str, str]:

@@ -94,15 +94,19 @@ def place_spiking(
         cannot be converted.
     """
     if examples is None:
-        raise ValueError("Argument `example_inputs` must be given where a module lies on spiking cores, but got none; pass one call's inputs")
+        raise ValueError(
+            "Argument `example_inputs` must be given where a module lies on spiking cores, but got none; pass one call's inputs"
+        )
     chosen: dict[str, tuple[nn.Module, SpikingCore]] = {}
     for pattern, core in cores.items():
-        matched = [(name, module) for name, module in model.named_modules() if name and fnmatchcase(name, pattern) and any(module.children())]
+        matched = [
+            (name, module) for name, module in model.named_modules() if name and fnmatchcase(name, pattern) and any(module.children())
+        ]
         if not matched:
-            known = [name for name, module in model.named_modules() if name and any(module.children())]
+            known = ", ".join(name for name, module in model.named_modules() if name and any(module.children())) or "none"
             raise ValueError(
-                f"Argument `design`: pattern {pattern!r} must match a module with layers and activations inside, as spiking cores take those "
-                f"whole, but matches none of {', '.join(known) or 'none'}; name one"
+                f"Argument `design`: pattern {pattern!r} must match a module with layers and activations inside, as spiking cores take "
+                f"those whole, but matches none of {known}; name one"
             )
         names = [name for name, _ in matched]
         for name, module in matched:
@@ -111,9 +115,7 @@ def place_spiking(
     samples = _samples(model, {name: module for name, (module, _) in chosen.items()}, examples)
     parts = SpikingParts(model)
     for name, (module, core) in chosen.items():
-        inner = compile_spiking(
-            module, core, Batch((samples[name],)), None, timesteps=timesteps, method=method, coding=coding, seed=seed
-        )
+        inner = compile_spiking(module, core, Batch((samples[name],)), None, timesteps=timesteps, method=method, coding=coding, seed=seed)
         network = inner.model
         assert isinstance(network, SpikingNetwork)
         network.name = name

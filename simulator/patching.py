@@ -23,9 +23,9 @@ POINTWISE_MODULES: Final = (
 )  # fmt: skip
 POINTWISE_FUNCTIONS: Final = frozenset(
     (
-        operator.add, operator.iadd, operator.mul, operator.sub, operator.truediv, torch.add, torch.mul, torch.sub, torch.relu, torch.sigmoid,
-        torch.tanh, functional.relu, functional.relu6, functional.silu, functional.hardswish, functional.hardtanh, functional.gelu,
-        functional.sigmoid, functional.tanh, functional.leaky_relu,
+        operator.add, operator.iadd, operator.mul, operator.sub, operator.truediv, torch.add, torch.mul, torch.sub, torch.relu,
+        torch.sigmoid, torch.tanh, functional.relu, functional.relu6, functional.silu, functional.hardswish, functional.hardtanh,
+        functional.gelu, functional.sigmoid, functional.tanh, functional.leaky_relu,
     )
 )  # fmt: skip
 POINTWISE_METHODS: Final = frozenset(("add", "mul", "sub", "relu", "sigmoid", "tanh"))
@@ -289,10 +289,20 @@ def _shapes(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> dict[
 
 
 def _step(model: nn.Module, node: fx.Node, in_stage: bool) -> _Step:
-    args = fx.node.map_arg(node.args, lambda one: _Value(one.name))
-    kwargs = fx.node.map_arg(node.kwargs, lambda one: _Value(one.name))
+    args, kwargs = _by_name(node.args), _by_name(node.kwargs)
     window = _window(model, node) if in_stage and node.op != "placeholder" else WHOLE
     return _Step(node.name, node.op, node.target, tuple(args), dict(kwargs), window)
+
+
+def _by_name(part: Any) -> Any:
+    """Return arguments with the nodes in them as names."""
+    if isinstance(part, fx.Node):
+        return _Value(part.name)
+    if isinstance(part, dict):
+        return {key: _by_name(one) for key, one in part.items()}
+    if isinstance(part, tuple | list):
+        return tuple(_by_name(one) for one in part)
+    return part
 
 
 def _window(model: nn.Module, node: fx.Node) -> tuple[tuple[int, int], ...]:
@@ -300,8 +310,12 @@ def _window(model: nn.Module, node: fx.Node) -> tuple[tuple[int, int], ...]:
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
         if isinstance(module, HardwareLayer) and module.operator.dimensions == 2:
-            taps = tuple(module.weight.shape[2:])
-            return taps, _pair(module.operator.stride), _pair(module.operator.padding), _pair(module.operator.dilation)
+            return (
+                _pair(tuple(module.weight.shape[2:])),
+                _pair(module.operator.stride),
+                _pair(module.operator.padding),
+                _pair(module.operator.dilation),
+            )
         if isinstance(module, nn.Conv2d) and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             return _pair(module.kernel_size), _pair(module.stride), _pair(module.padding), _pair(module.dilation)
         if isinstance(module, nn.MaxPool2d) and not module.ceil_mode:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from simulator.hardware import HardwareLayer
+from simulator.hardware import HardwareLayer, is_inside_hardware
 from simulator.operators import LinearOperator
 from simulator.weight_layers import WeightLayer, WeightView, data_address, is_weight_layer
 
@@ -93,7 +93,7 @@ class Finder(TorchFunctionMode):
         self._sites: dict[Place, Site] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        product = parse(func, args, kwargs or {}, self._owned)
+        product = None if is_inside_hardware() else parse(func, args, kwargs or {}, self._owned)
         if product is not None:
             for weight in product.weights:
                 self._add(weight, func, product.operator)

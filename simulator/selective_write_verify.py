@@ -30,8 +30,8 @@ class WriteVerify:
     Attributes
     ----------
     layers
-        A row per layer on resistive cells: ``layer``, ``weights``, ``verified`` weights, ``pulses`` spent, ``full_pulses`` that verifying
-        every weight takes, ``unconverged`` cells among the verified ones, and ``energy_j`` of the pulses (NaN where the energy of a
+        A row per layer on resistive cells: ``layer``, ``weights``, ``verified`` weights, ``pulses`` spent (those of reference columns
+        with them, which are verified as soon as any weight is), ``full_pulses`` that verifying every weight takes, ``unconverged`` cells among the verified ones, and ``energy_j`` of the pulses (NaN where the energy of a
         pulse was not given).
     trace
         A row after each group of weights: ``fraction`` verified, ``pulses``, normalized write cycles ``nwc``, and the ``metric`` of the
@@ -171,7 +171,9 @@ def write_verify(
     order = order_of(scores, layers)
     spent = {name: _all_verified(layer, verification) for name, layer in layers.items()}
     per_weight = np.concatenate([one.pulses.flatten().cpu().numpy() for one in spent.values()])[order]
-    total = np.concatenate(([0], np.cumsum(per_weight)))
+    # Reference columns, where a mapping has any, are verified with the first weight.
+    references = sum(one.reference_pulses for one in spent.values())
+    total = np.concatenate(([0], np.cumsum(per_weight) + references))
     count = len(order)
     rows: list[dict[str, float]] = []
     met = True
@@ -214,10 +216,12 @@ def write_verify(
 
 @dataclass(frozen=True, eq=False)
 class _Spent:
-    """What verifying every weight of a layer takes: pulses and unconverged cells of each weight."""
+    """What verifying every weight of a layer takes: pulses and unconverged cells of each weight, and those of reference columns."""
 
     pulses: Tensor
     unconverged: Tensor
+    reference_pulses: int
+    reference_unconverged: int
 
 
 def _all_verified(layer: CrossbarLayer, verification: Verification) -> _Spent:
@@ -228,8 +232,9 @@ def _all_verified(layer: CrossbarLayer, verification: Verification) -> _Spent:
     limit = verification.max_pulses
     present = torch.ones_like(found.pulses) if mapped.present is None else mapped.present.to(found.pulses)
     per_cell = (found.pulses * present, (found.pulses >= limit) * present)
-    pulses, given_up = (of_weights(layer, one[:, :, : len(layer.weight)].sum((0, 1))) for one in per_cell)
-    return _Spent(pulses, given_up)
+    outputs = len(layer.weight)
+    pulses, given_up = (of_weights(layer, one[:, :, :outputs].sum((0, 1))) for one in per_cell)
+    return _Spent(pulses, given_up, *(int(one[:, :, outputs:].sum()) for one in per_cell))
 
 
 def _ready(chip: Chip, layers: Mapping[str, CrossbarLayer]) -> None:
@@ -248,12 +253,13 @@ def _ready(chip: Chip, layers: Mapping[str, CrossbarLayer]) -> None:
 def _select(layers: Mapping[str, CrossbarLayer], places: npt.NDArray[np.int64], verification: Verification) -> None:
     """Give each layer its part of the selected places, and program it again."""
     chosen = np.zeros(sum(layer.weight.numel() for layer in layers.values()), np.bool_)
+    begun = len(places) > 0
     chosen[places] = True
     start = 0
     for layer in layers.values():
         stop = start + layer.weight.numel()
         selected = torch.from_numpy(chosen[start:stop].copy()).reshape(layer.weight.shape).to(layer.weight.device)
-        layer.treatment = VerifiedCells(selected, verification) if bool(selected.any()) else None
+        layer.treatment = VerifiedCells(selected, verification) if begun else None
         layer.program(layer._programming_seed, layer.trial)
         start = stop
 
@@ -272,7 +278,8 @@ def _table(layers: Mapping[str, CrossbarLayer], spent: Mapping[str, _Spent]) -> 
     for name, layer in layers.items():
         one, treatment = spent[name], layer.treatment
         selected = treatment.selected if isinstance(treatment, VerifiedCells) else torch.zeros_like(one.pulses, dtype=torch.bool)
-        pulses = int(one.pulses[selected].sum())
+        begun = treatment is not None
+        pulses = int(one.pulses[selected].sum()) + begun * one.reference_pulses
         energy = layer.design.write_pulse_j
         rows.append(
             {
@@ -280,8 +287,8 @@ def _table(layers: Mapping[str, CrossbarLayer], spent: Mapping[str, _Spent]) -> 
                 "weights": selected.numel(),
                 "verified": int(selected.sum()),
                 "pulses": pulses,
-                "full_pulses": int(one.pulses.sum()),
-                "unconverged": int(one.unconverged[selected].sum()),
+                "full_pulses": int(one.pulses.sum()) + one.reference_pulses,
+                "unconverged": int(one.unconverged[selected].sum()) + begun * one.reference_unconverged,
                 "energy_j": math.nan if energy is None else pulses * energy,
             }
         )

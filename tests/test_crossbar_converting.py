@@ -202,3 +202,29 @@ def test_a_batch_cut_into_blocks_is_the_same_layer_with_independent_noise(monkey
     cut = exact(many[:2000])
     monkeypatch.undo()
     assert torch.allclose(cut, exact(many[:2000]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"mapping": OffsetMapping(weight_bits=5, bits_per_cell=2), "adc": ADC(bits=6)}], ids=["pairs", "offset"]
+)
+def test_sharing_between_trials_changes_no_bit(fields: dict[str, Any]) -> None:
+    layer, x = drawn(nn.Linear(20, 6)), torch.randn(9, 20, generator=generator(1))
+    chip, found = compiled(layer, x, cell=NOISY, **fields)
+    shared, keeps = compiled(layer, x, cell=NOISY, **fields)
+    keeps.share_between_trials()
+    for trial in range(3):
+        assert torch.equal(chip.program(seed=2, trial=trial)(x), shared.program(seed=2, trial=trial)(x))
+    assert keeps._map() is keeps._map() and found._map() is not found._map()
+    with torch.no_grad():
+        for one in (found, keeps):
+            one.weight.mul_(0.5)
+    assert torch.equal(chip.program(seed=2)(x), shared.program(seed=2)(x))
+
+
+def test_every_cell_has_a_draw_of_its_own() -> None:
+    # One draw for each level would leave 15 values a side.
+    layer = drawn(nn.Linear(256, 128, bias=False))
+    for mapping in ({"weight_bits": 5}, OffsetMapping(weight_bits=5)):
+        _, found = compiled(layer, torch.zeros(1, 256), cell=NOISY, mapping=mapping)
+        reached = found.cells.conductance
+        assert reached.unique().numel() >= 0.95 * reached.numel()

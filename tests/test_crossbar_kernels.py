@@ -267,3 +267,11 @@ def test_bits_do_not_depend_on_threads():
     two = digest_elsewhere(count, NUMBA_NUM_THREADS="2")
     assert (one[2], two[2]) == ("1", "2")
     assert one[0] == two[0]
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_codes_without_a_sign(backend):
+    values = torch.tensor([-3.0, -0.4, 0.5, 1.5, 2.6, 9.0])
+    assert convert(values, step=1.0, limit=3, low=0, backend=backend).tolist() == [0, 0, 0, 2, 3, 3]
+    with pytest.raises(ValueError, match=r"`low` must be from -2\*\*24 to 0, but got 1"):
+        convert(values, step=1.0, limit=3, low=1, backend=backend)

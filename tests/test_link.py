@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -341,3 +342,24 @@ def test_the_commands_refuse_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["keys", str(tmp_path), "alice"]) == 0
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2 and all(line.startswith("inloop: ") for line in lines)
+
+
+def test_the_same_study_drives_a_chip_here_and_one_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = 'name = "same"\ntrials = 2\n[model]\nname = "digits_mlp"\n[data]\nname = "digits"\n[design]\n'
+    design = DESIGNS["crossbar"]
+    with sim.serve(design, "tcp://127.0.0.1:0", block=False) as server:
+        address = server.address
+        designs = {
+            "here": 'preset = "wan_nature_2022"\nrows = 32\ncolumns = 32\n',
+            "there": f'type = "devices.remote:RemoteChip"\naddress = "{address}"\n',
+        }
+        found = []
+        for name, table in designs.items():
+            file = tmp_path / f"{name}.toml"
+            file.write_text(study + table)
+            assert main(["run", str(file), "--out", str(tmp_path / name), "--json"]) == 0, capsys.readouterr().err
+            capsys.readouterr()
+            trials = pd.read_csv(tmp_path / name / "trials.csv")
+            found.append(trials["accuracy"].tolist())
+        disconnect(RemoteChip(address=address))
+    assert found[0] == found[1] and len(found[0]) >= 2

@@ -119,7 +119,10 @@ class TestRates:
             torch.testing.assert_close(chip.model.over_time(x), step_by_step(chip, x), atol=1e-4, rtol=1e-4)
 
     def test_light_makes_means_equal(self) -> None:
-        model, x = draw(nn.Sequential(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))), pictures(64)
+        model, x = (
+            draw(nn.Sequential(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))),
+            pictures(64),
+        )
         gaps = {}
         for method in ("threshold", "light"):
             frame = spiking.conversion_error(sim.compile(model, IDEAL, calibration=[(x,)], timesteps=16, method=method), x)
@@ -172,7 +175,10 @@ def step_by_step(chip: sim.Chip, x: Tensor) -> Tensor:
 
 class TestErrorSplit:
     def test_the_parts_add_up_and_mean_what_they_say(self) -> None:
-        model, x = draw(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4))), torch.rand(64, 6, generator=KEYS)
+        model, x = (
+            draw(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4))),
+            torch.rand(64, 6, generator=KEYS),
+        )
         chip = sim.compile(model, IDEAL, calibration=[(x[:8],)], timesteps=6, method="threshold")
         frame = spiking.conversion_error(chip, x).set_index("layer")
         total = frame[["inherited_mean", "clipping_mean", "flooring_mean", "unevenness_mean"]].sum(axis=1)
@@ -227,7 +233,13 @@ class TestDigits:
     def test_a_chip_is_a_module(self, core: str) -> None:
         split = digits()
         x = split.test.tensors[0][:32]
-        chip = sim.compile(trained(), SpikingCore.preset(core), calibration=split.train_batches(), timesteps=8, method=spiking.AdvancedCalibration(iterations=5))
+        chip = sim.compile(
+            trained(),
+            SpikingCore.preset(core),
+            calibration=split.train_batches(),
+            timesteps=8,
+            method=spiking.AdvancedCalibration(iterations=5),
+        )
         first = chip(x)
         assert torch.equal(first, chip(x)) and torch.equal(copy.deepcopy(chip)(x), first)
         fresh = sim.compile(trained(), SpikingCore.preset(core), example_inputs=x[:2], timesteps=8, method="light")

@@ -120,11 +120,10 @@ def test_a_drop_that_cannot_be_met_says_so() -> None:
 
 def test_every_trial_of_an_evaluation_is_verified() -> None:
     chip = compiled()
-    x = data(240)[0]
-    targets = (x, network()(x).argmax(1))
-    before = sim.evaluate(chip, targets, trials=8)
-    sim.write_verify(chip, targets, fraction=1)
-    after = sim.evaluate(chip, targets, trials=8)
+    x = data(60)[0]
+    before = sim.evaluate(chip, (x, network()(x).detach()), metrics="mae", trials=8)
+    sim.write_verify(chip, data(), fraction=1)
+    after = sim.evaluate(chip, (x, network()(x).detach()), metrics="mae", trials=8)
     assert sim.compare(after, before, names=("verified", "plain")).better == "verified"
     assert len(set(after.values())) > 1  # chips differ
 
@@ -198,16 +197,15 @@ def test_gains_are_the_variance_that_verification_takes_away() -> None:
     design = RRAMCrossbar(cell=Uneven(g_min_siemens=1e-6, g_max_siemens=40e-6))
     chip = sim.compile(layer, design, example_inputs=torch.rand(2, 8))
     gain, pulses = expected_gain(resistive_layers(chip)["model"], PulseVerification())
-    before = torch.stack([chip.program(seed)(torch.eye(8)).t().detach() - layer.weight.detach() for seed in range(400)])
-    counts = []
-    for seed in range(400):
-        chip.program(seed)
-        counts.append(sim.write_verify(chip, (torch.rand(2, 8), torch.zeros(2, dtype=torch.long)), fraction=1, ranking="random").pulses) if (
-            seed < 20
-        ) else None
-    after = torch.stack([chip.program(seed)(torch.eye(8)).t().detach() - layer.weight.detach() for seed in range(400)])
+    eye = torch.eye(8)
+    with torch.no_grad():
+        before = torch.stack([chip.program(seed)(eye).t() - layer.weight for seed in range(250)])
+        counts = [
+            sim.write_verify(chip.program(seed), (eye, torch.arange(8)), fraction=1, ranking="random").pulses for seed in range(20)
+        ]
+        after = torch.stack([chip.program(seed)(eye).t() - layer.weight for seed in range(250)])
     measured = before.square().mean(0) - after.square().mean(0)
-    assert float((gain - measured).abs().max()) < 0.2 * float(measured.max())
+    assert float((gain - measured).abs().max()) < 0.25 * float(measured.max())
     assert float(pulses.sum()) == pytest.approx(sum(counts) / len(counts), rel=0.05)
 
 
@@ -231,7 +229,8 @@ def test_other_mappings_are_verified_too(mapping) -> None:
 
 def test_places_of_remapped_outputs_are_put_back_in_order() -> None:
     design = DESIGN.replace(stuck=StuckCells(stuck_off_rate=0.05))
-    chip = sim.remap(compiled(design), data())
+    chip = compiled(design)
+    sim.remap(chip, data())
     chip.program(4)
     layer = next(iter(chip.layers.values()))
     assert layer.order is not None and layer.order.tolist() != list(range(16))

@@ -222,7 +222,9 @@ def main() -> None:
     print(f"written to {save('speed_spikes', COMMAND, frame)}")
     rates = crossover()
     print(rates.round(2).to_string(index=False))
-    print(f"CPU time of events over a dense product, by the share of inputs that spike; written to {save('speed_spikes_rates', COMMAND, rates)}")
+    print(
+        f"CPU time of events over a dense product, by the share of inputs that spike; written to {save('speed_spikes_rates', COMMAND, rates)}"
+    )
 
 
 if __name__ == "__main__":

@@ -66,9 +66,10 @@ def measure(images: int = IMAGES, trials: int = TRIALS, batch: int = BATCH) -> p
     finally:
         torch.set_num_threads(threads)
     base = sum(spent["plain"])
-    rows = [{"name": "plain torch", "seconds": base, "ratio": 1.0}]
+    rows: list[dict[str, object]] = [{"name": "plain torch", "seconds": base, "ratio": 1.0}]
     for name in DESIGNS:
-        rows.append({"name": name, "seconds": sum(spent[name]), "ratio": sum(spent[name]) / base, "programming": sum(programming[name]) / base})
+        seconds = sum(spent[name])
+        rows.append({"name": name, "seconds": seconds, "ratio": seconds / base, "programming": sum(programming[name]) / base})
     frame = pd.DataFrame(rows)
     frame["bar"] = [BAR if name == QUIET else None for name in frame["name"]]
     return frame.assign(images=images, trials=trials, batch=batch)

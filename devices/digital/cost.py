@@ -1,6 +1,7 @@
 """Energy, latency and area of matrix products on digital arrays."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from devices.base import Cost, DigitalArray, missing
@@ -48,7 +49,7 @@ def product_cost(design: DigitalArray, layer: str, product: Product) -> list[Cos
     seconds = _compute_seconds(design, product)
     tiered = design if isinstance(design, TieredArray) else _Unknown()
     # One array works for all layers that lie on it.
-    shared = f"{hardware} {design.fingerprint()[:8]}"
+    shared = _name(design)
 
     def row(term: str, **values: Any) -> Cost:
         return Cost(layer=layer, hardware=hardware, term=term, resource=shared, node_m=design.node_m, **values)
@@ -86,6 +87,12 @@ def product_cost(design: DigitalArray, layer: str, product: Product) -> list[Cos
     power = tiered.leakage_watt
     rows.append(row("leakage", power_watt=power, static=True, latency_s=0.0, area_m2=0.0, note=missing(leakage_watt=power)))
     return rows
+
+
+@lru_cache(maxsize=64)
+def _name(design: DigitalArray) -> str:
+    """Return a name of an array that no other one has."""
+    return f"{type(design).__name__} {design.fingerprint()[:8]}"
 
 
 def _compute_seconds(design: DigitalArray, product: Product) -> float | None:

@@ -226,8 +226,11 @@ class TransmonModel:
         busy = np.zeros(count, bool) if not channels else (samples.detach() != 0).any(2).any(0).cpu().numpy()
         for first, last, driven in _stretches(busy):
             if driven:
-                factors = step_factors(self.backend, 1, 1)
-                densities = evolve_open(self.system, samples[:, first:last], carriers[first:last], mixing, densities, factors)
+                stride = SAMPLES_PER_CHANNEL
+                factors = step_factors(self.backend, stride, (last - first) % stride or stride)
+                densities = evolve_open(
+                    self.system, samples[:, first:last], carriers[first:last], mixing, densities, factors, stride=stride
+                )
             else:
                 densities = self.wait_open(densities, last - first)
         densities = vectors.mH @ densities @ vectors
@@ -244,7 +247,7 @@ class TransmonModel:
             return (densities.flatten(1) @ exponential.T).reshape(densities.shape)
         idle = torch.zeros(1, samples, 0, dtype=torch.complex128)
         none = np.zeros((samples, 2, 0), np.complex128)
-        stride = 4
+        stride = SAMPLES_PER_CHANNEL
         factors = step_factors(self.backend, stride, samples % stride or stride)
         return evolve_open(self.system, idle, none, self.mixing(()), densities, factors, stride=stride)
 
@@ -257,6 +260,8 @@ class TransmonModel:
         return self._waits[samples]
 
 
+SAMPLES_PER_CHANNEL = 4
+"""Samples between two channels of relaxation: what that splits wrongly stays under 1e-7 in trace distance for transmons."""
 LARGEST_GENERATOR = 16
 """States up to which the exponential of the whole generator is taken to wait."""
 

@@ -107,13 +107,16 @@ class TiledSystem(Hardware):
         priced: list[Cost] = []
         moved = 0
         for row in rows:
-            part: Buffer | Accumulator | None = {"buffer": around.buffer, "addition": around.accumulator}.get(row.work)  # type: ignore[assignment]
+            part: Buffer | Accumulator | None = None
+            if row.work:
+                part = around.buffer if row.work == "buffer" else around.accumulator
             if row.work == "buffer":
                 moved += row.bytes or 0
             if part is None:
                 priced.append(row)
                 continue
             price = part.price(float((row.bytes if row.work == "buffer" else row.operations) or 0), tiles, busy)
+            busy = None if busy is None else busy + (price.latency_s or 0.0)
             priced.append(self._row(first, row.term, price, part, tiles, bytes=row.bytes, operations=row.operations))
         if around.router is not None and moved:
             router = around.router

@@ -44,7 +44,7 @@ class CellArray(Device):
             raise ValueError(f"Argument `design` must be BareTiles, but got {type(design).__name__}")
         self.design = design
         self._cells: dict[int, tuple[ProgrammedCells, Key]] = {}
-        self._standing: dict[int, Tensor] = {}
+        self._standing: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._ages: dict[int, Fraction] = {}
 
     @property
@@ -86,7 +86,7 @@ class CellArray(Device):
         law = self.design.pulses
         if law is None:
             raise DeviceError("the cells of this device must be programmed to targets: it states no law of pulses")
-        standing = self._stand(tile)
+        standing = self._stand(tile)[0] * 1e-6
         counts = torch.from_numpy(np.array(pulses))
         if counts.shape != standing.shape or counts.dtype.is_floating_point or counts.dtype == torch.bool:
             raise DeviceError(f"the pulses of tile {tile} must be integers of shape {tuple(standing.shape)}, but are not")
@@ -124,11 +124,9 @@ class CellArray(Device):
         if design.dac is not None:
             step = design.dac.step(design.volts_max)
             volts = quantize(volts, step, -design.dac.limit, design.dac.limit)
-        conductance = self._stand(tile)
-        sigma = design.cell.read_sigma(conductance, float(self._ages[tile]))
-        # Microampere and microsiemens: squares of siemens are no float32 that the noise could be drawn with.
-        currents = volts @ (conductance * 1e6)
-        variance = None if sigma is None else volts**2 @ (sigma * 1e6) ** 2
+        conductance, squared = self._stand(tile)
+        currents = volts @ conductance
+        variance = None if squared is None else volts**2 @ squared
         step, limit = 0.0, 0
         if design.adc is not None:
             full = design.full_scale_ampere * 1e6 if design.full_scale_ampere is not None else float(currents.abs().amax())
@@ -136,15 +134,20 @@ class CellArray(Device):
         key = self._cells[tile][1].fold("read", read)
         return 1e-6 * convert(currents, variance=variance, key=None if variance is None else key, step=step, limit=limit)
 
-    def _stand(self, tile: int) -> Tensor:
+    def _stand(self, tile: int) -> tuple[Tensor, Tensor | None]:
+        """Return a tile's conductances as they stand, microsiemens, and the variances of their read noise.
+
+        In siemens the squares would be no float32 that noise could be drawn with.
+        """
         if self._tile(tile) not in self._cells:
             raise DeviceError(f"tile {tile} must be programmed before it is read, but is not; program it")
         if tile not in self._standing:
-            cells, key = self._cells[tile]
-            conductance = self.design.cell.drift(cells, float(self._ages[tile]), key.fold("drift"))
-            if self.design.stuck is not None:
-                conductance = self.design.stuck.apply(conductance, key.fold("faults"), self.design.cell)
-            self._standing[tile] = conductance
+            design, (cells, key) = self.design, self._cells[tile]
+            conductance = design.cell.drift(cells, float(self._ages[tile]), key.fold("drift"))
+            if design.stuck is not None:
+                conductance = design.stuck.apply(conductance, key.fold("faults"), design.cell)
+            sigma = design.cell.read_sigma(conductance, float(self._ages[tile]))
+            self._standing[tile] = (conductance * 1e6, None if sigma is None else (sigma * 1e6) ** 2)
         return self._standing[tile]
 
     def _tile(self, tile: int) -> int:

@@ -276,7 +276,8 @@ def _channel_sums(operator: LinearOperator, inputs: Tensor) -> Tensor:
     if operator.dimensions == 0:
         return inputs.sum(-1, keepdim=True)
     axis = inputs.dim() - operator.dimensions - 1
-    return inputs.unflatten(axis, (operator.groups, -1)).sum(axis + 1)
+    found: Tensor = inputs.unflatten(axis, (operator.groups, -1)).sum(axis + 1)
+    return found
 
 
 def _whole(codes: Tensor) -> RowTile:

@@ -1,5 +1,7 @@
 """Linear layers and convolutions on a macro of which only its product is known: a user's own."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -89,7 +91,7 @@ class IntegerMacroLayer(IntegerLayer):
         macro = self.design if self.design.signed_inputs == self.signed else self.design.replace(signed_inputs=self.signed)
         parts: list[Tensor] = []
         for g in range(groups):
-            outputs = 0.0
+            outputs = padded.new_zeros(())
             for t, tile in enumerate(self.tiles):
                 rows = tile_rows(self.operator, padded, self.kernel, tile)[g].long()
                 matrix = tile_matrix(weights[0], groups, tile)[g].long()
@@ -98,7 +100,6 @@ class IntegerMacroLayer(IntegerLayer):
                     for start in range(0, matrix.shape[1], macro.columns)
                 ]
                 outputs = outputs + torch.cat(blocks, 1)
-            assert isinstance(outputs, Tensor)
             parts.append(outputs)
         total = torch.cat(parts, 1).mul_(weights[1] * step)
         shaped = shape_outputs(self.operator, total, padded, self.kernel)
@@ -123,20 +124,19 @@ class IntegerMacroLayer(IntegerLayer):
         macs = positions * self.weight.numel()
         conversions = positions * self.weight.shape[0] * len(self.tiles)
         moved = -(-positions * self.weight[0].numel() * self.operator.groups * self.input_bits // 8)
-        common = {"layer": self.name, "hardware": type(design).__name__, "node_m": design.node_m}
-        note = "not given: the macro states no constants"
+
+        def row(term: str, note: str, **values: Any) -> Cost:
+            return Cost(layer=self.name, hardware=type(design).__name__, node_m=design.node_m, term=term, note=note, **values)
+
         return [
-            Cost(
-                **common,
-                term="product",
+            row(
+                "product",
+                "not given: the macro states no constants",
                 macs=macs,
                 operations=2 * macs,
                 input_bits=self.input_bits,
                 weight_bits=self.weight_bits,
-                note=note,
             ),
-            Cost(**common, term="input codes", bytes=moved, work="buffer", note="not given: no constant for buffers"),
-            Cost(
-                **common, term="addition", operations=conversions, work="addition", note="not given: no constant for digital accumulation"
-            ),
+            row("input codes", "not given: no constant for buffers", bytes=moved, work="buffer"),
+            row("addition", "not given: no constant for digital accumulation", operations=conversions, work="addition"),
         ]

@@ -58,14 +58,12 @@ class VerifiedCells(CellTreatment):
     def program(
         self, mapped: MappedWeights, cells: ProgrammedCells, cell: ResistiveCell, key: Key, order: Tensor | None
     ) -> ProgrammedCells:
-        """Return the cells with those of selected weights verified; reference columns are not."""
-        if not bool(self.selected.any()):
-            return cells
+        """Return the cells with those of selected weights verified, and those of all reference columns: many weights share them."""
         verified = self.verify(mapped, cells, cell, key)
         chosen = self.selected if order is None else self.selected[order]
         references = cells.conductance.shape[2] - len(chosen)
         if references:
-            chosen = torch.cat((chosen, chosen.new_zeros(references, *chosen.shape[1:])))
+            chosen = torch.cat((chosen, chosen.new_ones(references, *chosen.shape[1:])))
         return ProgrammedCells(torch.where(chosen, verified.values, cells.conductance), cells.memory)
 
     def to(self, change: Callable[[Tensor], Tensor]) -> "VerifiedCells":

@@ -72,7 +72,8 @@ def through_wires(
             def matrix(cells: Tensor, where: Tensor = where, rows: tuple[slice, slice] = rows) -> Tensor:
                 # (slices, crosspoints, columns, channels, kernel) to (groups, rows, columns x slices x crosspoints)
                 part = cells[:, :, :, rows[0], rows[1]].index_select(2, where)
-                return part.unflatten(2, (groups, -1)).permute(2, 4, 5, 3, 0, 1).flatten(3).flatten(1, 2)
+                arrays: Tensor = part.unflatten(2, (groups, -1)).permute(2, 4, 5, 3, 0, 1).flatten(3).flatten(1, 2)
+                return arrays
 
             def put(into: Tensor, array: Tensor, where: Tensor = where, sizes: tuple[int, ...] = sizes) -> None:
                 part = array.reshape(sizes).permute(4, 5, 0, 3, 1, 2).flatten(2, 3)

@@ -40,6 +40,7 @@ class PredictorSearch(Searching):
         self._found: list[tuple[Configuration, Array, Array]] = []
         size = space.size if all(kind.size is not None for kind in space.parameters.values()) else None
         self._whole = list(space) if size is not None and size <= plan.candidates else None
+        self._encoded = np.array([space.encode(configuration) for configuration in self._whole or ()])
 
     def ask(self, batch: int) -> list[Proposal]:
         """Return the next batch: an opening of quasi-random designs, then what the predictions recommend."""
@@ -48,8 +49,8 @@ class PredictorSearch(Searching):
         if opened < self._plan.startup or len(self._found) < LEAST:
             opening = islice(QuasiRandom().proposals(self._space, self._seed), opened, opened + count)
             return [Proposal(configuration, {}) for configuration in self._new(opening, count, random)]
-        pool = self._pool(random)
-        chosen = self._choose(pool, random) if pool else []
+        pool, encoded = self._pool(random)
+        chosen = self._choose(pool, encoded, random) if pool else []
         return [Proposal(configuration, {}) for configuration in self._new(chosen, count, random)]
 
     def tell(self, batch: int, told: Sequence[Told]) -> None:
@@ -69,9 +70,11 @@ class PredictorSearch(Searching):
                 found.setdefault(self._name(configuration), configuration)
         return list(found.values())
 
-    def _pool(self, random: np.random.Generator) -> list[Configuration]:
+    def _pool(self, random: np.random.Generator) -> tuple[list[Configuration], Array]:
+        """Return designs that were not tried, and what a regressor sees of them."""
         if self._whole is not None:
-            return [configuration for configuration in self._whole if self._name(configuration) not in self._tried]
+            left = [place for place, row in enumerate(self._encoded) if row.tobytes() not in self._tried]
+            return [self._whole[place] for place in left], self._encoded[left]
         parents = np.array([self._shares(self._found[index][0], random) for index in self._best()[:ELITE]])
         sides, count = parents.shape[1], self._plan.candidates
         first, second = (parents[random.integers(len(parents), size=count)] for _ in range(2))
@@ -84,7 +87,8 @@ class PredictorSearch(Searching):
         for point in shares:
             configuration = self._space.at(point)
             found.setdefault(self._name(configuration), configuration)
-        return [configuration for name, configuration in found.items() if name not in self._tried]
+        kept = {name: configuration for name, configuration in found.items() if name not in self._tried}
+        return list(kept.values()), np.array([np.frombuffer(name) for name in kept])
 
     def _name(self, configuration: Configuration) -> bytes:
         return self._space.encode(configuration).tobytes()
@@ -119,11 +123,10 @@ class PredictorSearch(Searching):
         missed = np.array([max([0.0, *violations]) for _, _, violations in self._found])
         return costs, missed
 
-    def _choose(self, pool: list[Configuration], random: np.random.Generator) -> list[Configuration]:
+    def _choose(self, pool: list[Configuration], candidates: Array, random: np.random.Generator) -> list[Configuration]:
         """Return the batch that promises most: optimistic predictions, less each time for what is already chosen."""
         best = self._best()[:FIT_AT_MOST]
         known = np.array([self._space.encode(self._found[index][0]) for index in best])
-        candidates = np.array([self._space.encode(configuration) for configuration in pool])
         costs, missed = self._measured()
         middle, spread, measured = [], [], []
         for column in range(costs.shape[1]):

@@ -56,7 +56,9 @@ def conversion_error(chip: Chip, data: Any, *, samples: int = 256) -> pd.DataFra
     """
     network = network_of(chip)
     if network.is_trained:
-        raise ValueError("Argument `chip` must hold a converted network, but this one was trained with spikes; there is no float activation")
+        raise ValueError(
+            "Argument `chip` must hold a converted network, but this one was trained with spikes; there is no float activation"
+        )
     batches = [Batch((data,))] if isinstance(data, Tensor) else RepeatableBatches(data)
     collected: list[Tensor] = []
     for batch in batches:
@@ -122,4 +124,3 @@ def _constant(network: SpikingNetwork, name: str, signal: Signal) -> Signal:
     steps = torch.arange(1, times + 1).reshape(-1, *[1] * total.dim())
     running = torch.div(total * steps, times, rounding_mode="floor")
     return Signal(torch.diff(running, dim=0, prepend=torch.zeros_like(running[:1])).to(torch.int32))
-

@@ -107,9 +107,7 @@ def _picture(shape: Tensor, x: Tensor, y: Tensor, size: Tensor, pixels: int) -> 
     size = size[:, None, None]
     disc = size - radius
     square = size * math.sqrt(math.pi) / 2 - torch.maximum(dx, dy)
-    cross = torch.maximum(
-        torch.minimum(size * 0.4 - dx, size * 1.2 - dy), torch.minimum(size * 1.2 - dx, size * 0.4 - dy)
-    )
+    cross = torch.maximum(torch.minimum(size * 0.4 - dx, size * 1.2 - dy), torch.minimum(size * 1.2 - dx, size * 0.4 - dy))
     ring = size * 0.3 - (radius - size * 0.9).abs()
     distance = torch.stack(torch.broadcast_tensors(disc, square, cross, ring), 1)
     chosen = distance.gather(1, shape[:, None, None, None].expand(-1, 1, pixels, pixels)).squeeze(1)

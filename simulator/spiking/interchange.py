@@ -246,7 +246,9 @@ def _neurons(nir: Any, name: str, node: Any, dt: float, discretization: Discreti
     if np.ptp(decay) > 1e-12:
         raise ValueError(f"Node `{name}`: neurons of one population must have one time constant, but have several; split the population")
     if float(decay.flat[0]) <= 0 or (threshold <= 0).any():
-        raise ValueError(f"Node `{name}`: dt must be below tau, and the threshold above the reset potential, but are not; choose a smaller dt")
+        raise ValueError(
+            f"Node `{name}`: dt must be below tau, and the threshold above the reset potential, but are not; choose a smaller dt"
+        )
     level = float(threshold.flat[0])
     if np.ptp(threshold) > 0:  # each neuron in units of its own threshold
         gain, offset, level = gain / threshold, offset / threshold, 1.0
@@ -267,7 +269,9 @@ def _layer(nir: Any, name: str, node: Any) -> nn.Module:
     if isinstance(node, nir.Conv1d | nir.Conv2d):
         kind = nn.Conv2d if isinstance(node, nir.Conv2d) else nn.Conv1d
         shape = node.weight.shape
-        made = kind(shape[1] * node.groups, shape[0], tuple(shape[2:]), pair(node.stride), pair(node.padding), pair(node.dilation), node.groups)
+        made = kind(
+            shape[1] * node.groups, shape[0], tuple(shape[2:]), pair(node.stride), pair(node.padding), pair(node.dilation), node.groups
+        )
         return _with_weights(made, node.weight, node.bias)
     if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
         divisor = 1 if isinstance(node, nir.SumPool2d) else None
@@ -311,7 +315,9 @@ def _by_channel(values: Tensor, channels: int) -> Tensor:
 def _diagonal(name: str, gain: Tensor, offset: Tensor) -> nn.Module:
     """Return a layer that scales each input: what a neuron without weights before it has of its own."""
     if gain.dim() > 1:
-        raise ValueError(f"Node `{name}`: a population of shape {tuple(gain.shape)} must follow a layer with weights, but does not; add one")
+        raise ValueError(
+            f"Node `{name}`: a population of shape {tuple(gain.shape)} must follow a layer with weights, but does not; add one"
+        )
     layer = nn.Linear(gain.numel(), gain.numel())
     return _with_weights(layer, torch.diag(gain.reshape(-1)).numpy(), offset.reshape(-1).numpy())
 
@@ -330,7 +336,9 @@ def _losses(network: SpikingNetwork | None, traced: Traced) -> list[str]:
         if bool(step.initial.any()):
             found.append(f"`{name}` starts from an initial potential, NIR from rest")
         if not step.trained and network is None:
-            raise NotConvertibleError(f"Layer `{name}` is a ReLU, not a neuron; compile the model onto a spiking core first, and export the chip")
+            raise NotConvertibleError(
+                f"Layer `{name}` is a ReLU, not a neuron; compile the model onto a spiking core first, and export the chip"
+            )
     if network is not None and network.arithmetic is not None:
         found.append("the core computes in integers, NIR in real numbers")
     return found

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Visit = Callable[[str, Step, tuple[Signal, ...], Signal], Signal | None]
 """Called after each stage with its name, step, inputs and output; what it returns replaces the output."""
 
-CHUNK_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 23
 """Currents of the widest stage that are held at once: more are computed batch by batch, which stays in the cache."""
 CALIBRATION_SAMPLES = 1024
 

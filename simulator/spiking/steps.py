@@ -164,8 +164,10 @@ class Synapses(Step):
     @property
     def event_driven(self) -> bool:
         """Whether only inputs that spiked are looked at."""
-        kernels = self.operator.dimensions in (0, 2) and not any(self.operator.border)
-        return kernels and events_are_faster(float(self.rate), self.weight)
+        operator = self.operator
+        plain = set(operator.stride) <= {1} and set(operator.dilation) <= {1} and operator.groups == 1
+        known = operator.dimensions in (0, 2) and not any(operator.border)
+        return known and events_are_faster(float(self.rate), self.weight, plain=plain)
 
     def forget(self) -> None:
         """Drop weights that were laid out for spikes; the masters or thresholds changed."""
@@ -312,9 +314,7 @@ class Pool(Step):
         What a sum is divided by; None for the number of its places, 1 for sum pooling.
     """
 
-    def __init__(
-        self, name: str, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], divisor: int | None = None
-    ) -> None:
+    def __init__(self, name: str, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], divisor: int | None = None) -> None:
         super().__init__(name)
         self.kernel, self.stride, self.padding = tuple(kernel), tuple(stride), tuple(padding)
         self.places = math.prod(self.kernel)

@@ -1,0 +1,108 @@
+"""TET against the plain averaged loss, over time steps, on generated events of moving shapes, beside the published figures.
+
+``inloop bench tet`` prints the table and writes it to ``benchmarks/results/tet.json``. The published figures are of CIFAR and DVS-CIFAR10,
+which are not downloaded; the generated events are a substitute.
+"""
+
+import argparse
+
+import pandas as pd
+import torch
+from torch import nn
+
+import simulator as sim
+from benchmarks.timing import save
+from devices import SpikingCore
+from kernels.random import Key
+from simulator._isolation import private_generator
+from simulator.data import Batches
+from simulator.progress import track
+from simulator.spiking import LIF, mean_loss, moving_shapes, tet_loss, train_spiking, unroll
+from simulator.statistics import mean_interval
+
+COMMAND = "inloop bench tet"
+TIMESTEPS = (2, 4, 6, 10)
+SEEDS = 5
+EPOCHS = 12
+WEIGHT = 1e-3
+"""Weight of the mean-square term: that of the paper for event data."""
+
+PUBLISHED = pd.DataFrame(
+    [
+        ("CIFAR-10, ResNet-19, T = 4", 94.97, "tdBN 92.92", 94.44),
+        ("CIFAR-100, ResNet-19, T = 4", 75.35, "tdBN 70.86", 74.47),
+        ("DVS-CIFAR10, VGGSNN, T = 10", None, "77.4", 83.17),
+    ],
+    columns=["set, network", "float", "baseline", "TET"],
+)
+"""Deng et al., ICLR 2022, arXiv:2202.11946; top-1 accuracy in percent."""
+
+
+def network(seed: int) -> nn.Sequential:
+    """Return two convolutions and two linear layers with LIF neurons as in the paper: decay 0.5, threshold 1, hard reset."""
+    with private_generator(Key.of(seed=seed, purpose="tet")):
+        return nn.Sequential(
+            nn.Conv2d(2, 12, 3, padding=1), LIF(), nn.AvgPool2d(2), nn.Conv2d(12, 16, 3, padding=1), LIF(), nn.AvgPool2d(2),
+            nn.Flatten(), nn.Linear(256, 48), LIF(), nn.Linear(48, 8),
+        )  # fmt: skip
+
+
+def measure(seeds: int, epochs: int) -> pd.DataFrame:
+    """Return a row for each network, loss and number of steps, and what time inheritance and an integer core make of TET."""
+    data = moving_shapes(train=768, test=512, timesteps=max(TIMESTEPS))
+    inputs, targets = data.train.tensors  # type: ignore[union-attr]
+    events, classes = data.test.tensors  # type: ignore[union-attr]
+    rows = []
+
+    def accuracy(outputs: torch.Tensor) -> float:
+        return float((outputs.mean(0).argmax(1) == classes).float().mean())
+
+    losses = {"TET": lambda o, y: tet_loss(o, y, weight=WEIGHT), "averaged": mean_loss}
+    for seed in track(range(seeds), seeds, "networks"):
+        for name, loss in losses.items():
+            model = network(seed)
+            train_spiking(model, Batches(inputs, targets, 64, seed=seed), epochs=epochs, loss=loss, learning_rate=4e-3, seed=seed)
+            with torch.no_grad():
+                outputs = unroll(model, events)
+            rows += [{"seed": seed, "method": name, "timesteps": steps, "accuracy": accuracy(outputs[:steps])} for steps in TIMESTEPS]
+            if name == "TET":
+                chip = sim.compile(model, SpikingCore.preset("loihi1"), example_inputs=events[:4], coding="events")
+                found = accuracy(chip.model.over_time(events))
+                rows.append({"seed": seed, "method": "TET on loihi1", "timesteps": max(TIMESTEPS), "accuracy": found})
+        model = network(seed)
+        short = max(TIMESTEPS) // 2
+        train_spiking(
+            model, Batches(inputs, targets, 64, seed=seed), epochs=max(1, epochs // 3), inherit=short, inherit_epochs=epochs - epochs // 3,
+            loss=losses["TET"], learning_rate=4e-3, seed=seed,
+        )  # fmt: skip
+        with torch.no_grad():
+            found = accuracy(unroll(model, events))
+        rows.append({"seed": seed, "method": f"TET, inherited from T = {short}", "timesteps": max(TIMESTEPS), "accuracy": found})
+    return pd.DataFrame(rows)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return mean accuracy in percent with its 95 % t-interval over networks."""
+    rows = []
+    for (method, steps), part in frame.groupby(["method", "timesteps"], sort=False):
+        interval = mean_interval([100 * value for value in part["accuracy"]])
+        rows.append({"method": method, "timesteps": steps, "accuracy": interval.value, "low": interval.low, "high": interval.high})
+    return pd.DataFrame(rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="networks for each loss")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    options = parser.parse_args([] if arguments is None else arguments)
+    frame = measure(options.seeds, options.epochs)
+    print(f"measured: moving shapes (generated events, substitute), 8 classes, {options.seeds} networks, trained at T = {max(TIMESTEPS)}")
+    print(summary(frame).round(2).to_string(index=False))
+    print("published (Deng et al. 2022; other data and networks):")
+    print(PUBLISHED.to_string(index=False))
+    print(f"written to {save('tet', COMMAND, frame)}")
+
+
+if __name__ == "__main__":
+    main()
