@@ -25,8 +25,8 @@ from simulator.statistics import mean_interval
 
 COMMAND = "inloop bench quantum_adversarial"
 QUBITS, ANGLES, READ = 10, 260, 5
-SEEDS, EPOCHS, BATCH, RATE = 3, 6, 20, 0.05
-TRAIN, TEST = 200, 100
+SEEDS, EPOCHS, BATCH, RATE = 3, 4, 20, 0.05
+TRAIN, TEST = 160, 100
 ATTACK_STEPS, ATTACK_RATE, REACH = 10, 0.01, 0.05
 GAIN = 4.0
 """Logit of an expectation of 1."""

@@ -29,8 +29,8 @@ from simulator.figures import STYLE
 from simulator.progress import track
 
 COMMAND = "inloop bench random_pruning"
-SEEDS = 3
-TRIALS = 10
+SEEDS = 2
+TRIALS = 6
 PUBLISHED = {
     "classifier": "+17.3 points on FashionMNIST over the same random network unpruned",
     "recurrent": "+19.9 points on spoken digits",
@@ -85,9 +85,9 @@ def roc_auc(outputs: Tensor, targets: Tensor) -> float:
 
 
 def vessel_split() -> DataSplit:
-    """Return generated vessel-like patches: 192 to train on, 48 to test on."""
-    images, labels = vessels(240, size=48, seed=1)
-    return DataSplit(TensorDataset(images[:192], labels[:192]), TensorDataset(images[192:], labels[192:]), 2, "generated vessels")
+    """Return generated vessel-like patches: 128 to train on, 32 to test on."""
+    images, labels = vessels(160, size=32, seed=1)
+    return DataSplit(TensorDataset(images[:128], labels[:128]), TensorDataset(images[128:], labels[128:]), 2, "generated vessels")
 
 
 CASES = (
@@ -97,7 +97,7 @@ CASES = (
         6, 60, 4,
     ),
     Case("recurrent, row by row", "recurrent", RowReader, lambda: present("spoken_digits", digits()), ("accuracy",), 60, 30, None, 0.03),
-    Case("U-Net, base 8", "U-Net", lambda: SmallUNet(8), lambda: present("drive", vessel_split()), (pr_auc, roc_auc), 12, 16, 6),
+    Case("U-Net, base 8", "U-Net", lambda: SmallUNet(8), lambda: present("drive", vessel_split()), (pr_auc, roc_auc), 20, 16, 6),
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def run(case: Case) -> pd.DataFrame:
     split = case.data()
     design = RRAMCrossbar.preset("taox_40nm_random")
     rows = []
-    for seed in range(SEEDS if case.epochs > 20 else 1):
+    for seed in range(SEEDS if case.epochs > 40 else 1):
         for treatment, keep, hysteresis in (("dense random", 1.0, 0.0), ("pruned", 0.5, 0.0), ("pruned, hysteresis", 0.5, 0.5)):
             found = sim.edge_pruning(
                 case.network(), design, split.train, keep=keep, hysteresis=hysteresis, epochs=case.epochs, batch_size=case.batch_size,
@@ -118,7 +118,8 @@ def run(case: Case) -> pd.DataFrame:
                 rows.append(
                     {
                         "case": case.name, "published": PUBLISHED[case.published], "data": split.name, "seed": seed, "treatment": treatment,
-                        "metric": metric, "value": mean.value, "half_width": mean.half_width, "without_read_noise": result.reference[metric],
+                        "metric": metric, "value": mean.value, "half_width": mean.half_width,
+                        "without_read_noise": result.reference[metric],
                         "flips": found.flips, "kept": found.kept, "trials": TRIALS,
                     }
                 )  # fmt: skip

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -29,7 +30,7 @@ def currents() -> dict[str, Tensor]:
 def spikingjelly_cases() -> Iterator[tuple[str, Callable[[Tensor], Tensor], dict[str, Any]]]:
     """Yield SpikingJelly's neurons with the conventions that are theirs: ``>=``, reset in the same step."""
     try:
-        from spikingjelly.activation_based import functional, neuron
+        functional, neuron = (import_module(f"spikingjelly.activation_based.{part}") for part in ("functional", "neuron"))
     except ImportError:
         return
 
@@ -52,7 +53,7 @@ def spikingjelly_cases() -> Iterator[tuple[str, Callable[[Tensor], Tensor], dict
 def snntorch_cases() -> Iterator[tuple[str, Callable[[Tensor], Tensor], dict[str, Any]]]:
     """Yield snnTorch's neuron with the conventions that are its: ``>``, reset in the next step or, on request, in the same."""
     try:
-        import snntorch
+        snntorch = import_module("snntorch")
     except ImportError:
         return
 

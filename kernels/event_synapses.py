@@ -29,8 +29,8 @@ class EventKernel:
     Attributes
     ----------
     rows
-        Contiguous: (inputs, kernel height * kernel width * outputs), turned by half a turn, where `plain`; else (kernel height, kernel width,
-        inputs, outputs of a group).
+        Contiguous: (inputs, kernel height * kernel width * outputs), turned by half a turn, where `plain`; else (kernel height,
+        kernel width, inputs, outputs of a group).
     size
         Height and width of the kernel.
     outputs
@@ -63,8 +63,8 @@ class EventKernel:
         """
         if weight.dim() != 4 or groups < 1 or weight.shape[0] % groups:
             raise ValueError(
-                f"Argument `weight` must have shape (outputs, inputs, height, width) with outputs a multiple of `groups` = {groups}, but got "
-                f"{tuple(weight.shape)}; do reshape it."
+                f"Argument `weight` must have shape (outputs, inputs, height, width) with outputs a multiple of `groups` = {groups}, but "
+                f"got {tuple(weight.shape)}; do reshape it."
             )
         tall, wide = weight.shape[2:]
         plain = groups == 1 and stride == (1, 1) and dilation == (1, 1) and padding[0] < tall and padding[1] < wide
@@ -171,8 +171,8 @@ def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None =
         cut = kernel.size[0] - 1 - kernel.padding[0], kernel.size[1] - 1 - kernel.padding[1]
         scatter_plain(last.numpy(), kernel.rows.numpy(), start, result.numpy(), kernel.size[1], *cut)
     else:
-        options = (np.array(pair, np.int64) for pair in (kernel.stride, kernel.padding, kernel.dilation))
-        scatter(last.numpy(), kernel.rows.numpy(), start, result.numpy(), *options, kernel.groups)
+        stride, padding, dilation = (np.array(pair, np.int64) for pair in (kernel.stride, kernel.padding, kernel.dilation))
+        scatter(last.numpy(), kernel.rows.numpy(), start, result.numpy(), stride, padding, dilation, kernel.groups)
     return result.permute(0, 3, 1, 2)
 
 

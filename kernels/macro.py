@@ -72,7 +72,8 @@ def read_bit_lines(
     sampling_sigma
         Standard deviation of what is added to each difference once, in readout steps.
     comparator_sigma
-        Standard deviation of what is added at each comparison anew, in readout steps.
+        Standard deviation of what is added at each comparison anew, in readout steps. Draws are made only where they can matter, with the
+        law of a draw for every comparison (`kernels.comparator`).
     key
         Stream of both; needed with either.
     scale
@@ -122,16 +123,10 @@ def read_bit_lines(
     for name, (tensor, shape) in named.items():
         if tensor is not None:
             _check(name, tensor, shape, values)
-    for name, number in (("sampling_sigma", sampling_sigma), ("comparator_sigma", comparator_sigma)):
-        if not 0 <= number < math.inf:
-            raise ValueError(f"Argument `{name}` must be finite and at least 0, but got {number}; do pass a standard deviation.")
-        if number and key is None:
-            raise ValueError(f"Argument `key` must be given with `{name}`, but got None; do pass the key of this read.")
+    _check_noise(key, sampling_sigma=sampling_sigma, comparator_sigma=comparator_sigma)
     if not (math.isfinite(gain) and math.isfinite(scale)):
         raise ValueError(f"Arguments `gain` and `scale` must be finite, but got {gain} and {scale}; do pass finite factors.")
-    if accumulate and out is None:
-        raise ValueError("Argument `out` must be given with `accumulate=True`, but got None; do pass the tensor to add to.")
-    result = torch.empty_like(values, requires_grad=False) if out is None else out
+    result = _target(values, out, accumulate)
     numbers = (gain, 0.5 if tread else 0.0, sampling_sigma, comparator_sigma, NEAR * comparator_sigma, scale)
     stream = key or _NO_KEY
     if not use_numba(values.device, backend):
@@ -164,6 +159,21 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor) -> N
     if tensor.dtype != torch.float32 or tuple(tensor.shape) != shape or tensor.device != like.device or not tensor.is_contiguous():
         got = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}, strides {tensor.stride()}, on {tensor.device}"
         raise ValueError(f"Argument `{name}` must be contiguous float32 of shape {shape} on {like.device}, but got {got}; do convert it.")
+
+
+def _check_noise(key: Key | None, **sigmas: float) -> None:
+    for name, number in sigmas.items():
+        if not 0 <= number < math.inf:
+            raise ValueError(f"Argument `{name}` must be finite and at least 0, but got {number}; do pass a standard deviation.")
+        if number and key is None:
+            raise ValueError(f"Argument `key` must be given with `{name}`, but got None; do pass the key of this read.")
+
+
+def _target(values: Tensor, out: Tensor | None, accumulate: bool) -> Tensor:
+    """Return where the codes go."""
+    if accumulate and out is None:
+        raise ValueError("Argument `out` must be given with `accumulate=True`, but got None; do pass the tensor to add to.")
+    return torch.empty_like(values, requires_grad=False) if out is None else out
 
 
 def _numpy(tensor: Tensor) -> npt.NDArray[np.float32]:
@@ -326,16 +336,13 @@ def round_bit_lines(
     _check("values", values, shape, values)
     if out is not None:
         _check("out", out, shape, values)
-    if not 0 < unit < math.inf or not math.isfinite(gain) or limit < 1 or not 0 <= sampling_sigma < math.inf:
+    if not 0 < unit < math.inf or not math.isfinite(gain) or limit < 1:
         raise ValueError(
-            f"Arguments `unit`, `gain`, `limit` and `sampling_sigma` must be above 0, finite, at least 1 and at least 0, but got {unit}, "
-            f"{gain}, {limit} and {sampling_sigma}; do pass numbers in those ranges."
+            f"Arguments `unit`, `gain` and `limit` must be above 0, finite and at least 1, but got {unit}, {gain} and {limit}; "
+            "do pass numbers in those ranges."
         )
-    if sampling_sigma and key is None:
-        raise ValueError("Argument `key` must be given with `sampling_sigma`, but got None; do pass the key of this read.")
-    if accumulate and out is None:
-        raise ValueError("Argument `out` must be given with `accumulate=True`, but got None; do pass the tensor to add to.")
-    result = torch.empty_like(values, requires_grad=False) if out is None else out
+    _check_noise(key, sampling_sigma=sampling_sigma)
+    result = _target(values, out, accumulate)
     half = 0.5 if tread else 0.0
     stream = (key or _NO_KEY).fold("sampling") if sampling_sigma else _NO_KEY
     ends = (-float(limit), float(limit)) if tread else (-limit - 0.5, limit + 0.5)

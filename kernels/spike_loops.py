@@ -31,12 +31,15 @@ def _block(
     one = out.dtype.type(1)
     zero = out.dtype.type(0)
     if late:
+        soft = kept == keep.dtype.type(1)
         waiting = np.zeros(count, np.bool_)
         for t in range(steps):
             flow, spikes = current[t, start : start + count], out[t, start : start + count]
             for i in range(count):
-                v = membrane[i] * factor + flow[i]
-                v = v * kept - taken[i] if waiting[i] else v
+                # A soft reset comes after the decay, a hard one is what decays.
+                before = membrane[i] if soft or not waiting[i] else -taken[i]
+                v = before * factor + flow[i]
+                v = v - taken[i] if soft and waiting[i] else v
                 membrane[i] = v
                 waiting[i] = v >= mark[i]
                 spikes[i] = one if v >= mark[i] else zero

@@ -41,8 +41,8 @@ def integrate_and_fire(
     """Return the spikes of integrate-and-fire neurons, and their membranes after the last step.
 
     In each step ``v = decay v + current``, a neuron fires where ``v >= threshold`` (or ``>``), and where it fired ``v -= threshold``
-    (soft reset) or ``v = reset_potential`` (hard reset). With ``reset_moment="next_step"`` the reset waits until the next step has
-    decayed and integrated, as in some simulators: a soft one is then not decayed, a hard one loses that step's current.
+    (soft reset) or ``v = reset_potential`` (hard reset). With ``reset_moment="next_step"`` the reset waits for the next step, as in
+    some simulators: a soft one is taken off after that step's decay, a hard one replaces the membrane before it.
 
     Parameters
     ----------
@@ -211,7 +211,8 @@ def integrate_and_fire_fixed(
     steps, neurons = flow.shape[0], membrane.numel()
     fire_fixed(
         flow.numpy().reshape(steps, neurons), level.numpy(), membrane.numpy().reshape(-1), _numbers(spikes).reshape(steps, neurons), keep,
-        shift, low, high, overflow == "wrap", reset == "soft", comparator == ">", reset_potential, overflows.numpy().reshape(-1), 0, neurons,
+        shift, low, high, overflow == "wrap", reset == "soft", comparator == ">", reset_potential,
+        overflows.numpy().reshape(-1), 0, neurons,
     )  # fmt: skip
     return spikes, membrane, overflows
 
@@ -295,8 +296,10 @@ def _torch_steps(
         v.copy_(torch.where(fired, v - threshold if reset == "soft" else after, v))
 
     for t in range(len(flat)):
+        if moment == "next_step" and reset == "hard":
+            put_back()
         v.mul_(factor).add_(flat[t])
-        if moment == "next_step":
+        if moment == "next_step" and reset == "soft":
             put_back()
         fired = v > threshold if comparator == ">" else v >= threshold
         target[t] = fired

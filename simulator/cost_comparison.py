@@ -207,11 +207,11 @@ def load_cost(path: str | Path) -> pd.DataFrame:
     if _kind(path) == ".csv":
         # As text, because a reader that guesses turns "null" into nothing and large counts into floats.
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        for name in frame.columns.intersection(NUMBERS):
+        for name in frame.columns.intersection(list(NUMBERS)):
             frame[name] = [float(text) if text else math.nan for text in frame[name]]
-        for name in frame.columns.intersection(COUNTS):
+        for name in frame.columns.intersection(list(COUNTS)):
             frame[name] = pd.Series([int(text) if text else None for text in frame[name]], dtype="Int64")
-        for name in frame.columns.intersection(("static", "once")):
+        for name in frame.columns.intersection(["static", "once"]):
             frame[name] = [text == "True" for text in frame[name]]
     else:
         frame = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), columns=list(COLUMNS))

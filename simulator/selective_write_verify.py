@@ -30,9 +30,9 @@ class WriteVerify:
     Attributes
     ----------
     layers
-        A row per layer on resistive cells: ``layer``, ``weights``, ``verified`` weights, ``pulses`` spent (those of reference columns
-        with them, which are verified as soon as any weight is), ``full_pulses`` that verifying every weight takes, ``unconverged`` cells among the verified ones, and ``energy_j`` of the pulses (NaN where the energy of a
-        pulse was not given).
+        A row per layer on resistive cells: ``layer``, ``weights``, ``verified`` weights, ``pulses`` spent (with those of reference
+        columns, which are verified as soon as any weight is), ``full_pulses`` that verifying every weight takes, ``unconverged`` cells
+        among the verified ones, and ``energy_j`` of the pulses (NaN where the energy of a pulse was not given).
     trace
         A row after each group of weights: ``fraction`` verified, ``pulses``, normalized write cycles ``nwc``, and the ``metric`` of the
         instance (NaN where it was not measured).

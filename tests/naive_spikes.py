@@ -21,9 +21,11 @@ def neuron(
     v, spikes, trace = number(v0), [], []
     waiting = False
     for current in currents:
+        if waiting and reset == "hard":
+            v = number(reset_potential)
         v = number(number(v * number(decay)) + number(current))
-        if waiting:
-            v = number(v - number(threshold)) if reset == "soft" else number(reset_potential)
+        if waiting and reset == "soft":
+            v = number(v - number(threshold))
         fired = v > number(threshold) if comparator == ">" else v >= number(threshold)
         if fired and reset_moment == "same_step":
             v = number(v - number(threshold)) if reset == "soft" else number(reset_potential)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from kernels import Key, normal
-from kernels.shift_add import shift_add
+from kernels.slices import shift_add
 from kernels.threads import set_threads
 from tests import naive_crossbar as naive
 

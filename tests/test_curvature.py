@@ -55,8 +55,8 @@ def squared_jacobians(layers: nn.Sequential, x: Tensor, second: Tensor) -> dict[
             layer = layers[place]
             for name, parameter in layer.named_parameters():
 
-                def of_parameter(value: Tensor, layer=layer, name=name, place=place) -> Tensor:
-                    return torch.func.functional_call(layer, {name: value}, (inputs[place],))
+                def of_parameter(value: Tensor, layer=layer, name=name, given=inputs[place]) -> Tensor:
+                    return torch.func.functional_call(layer, {name: value}, (given,))
 
                 jacobian = torch.func.jacrev(of_parameter)(parameter.detach())
                 found[f"{place}.{name}"] += torch.tensordot(s, jacobian.square(), dims=s.dim())
@@ -83,8 +83,8 @@ def test_the_rules_are_exact_for_the_last_linear_layer(loss: str) -> None:
 def test_the_rules_are_the_squared_jacobians_of_every_layer() -> None:
     model = seeded(
         nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.LeakyReLU(0.1),
-            nn.MaxPool2d(2), nn.Conv2d(6, 6, 1, bias=False), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 5), nn.ReLU6(), nn.Linear(5, 3),
+            nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1, groups=2),
+            nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.Conv2d(6, 6, 1, bias=False), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 5), nn.ReLU6(), nn.Linear(5, 3),
         )
     )  # fmt: skip
     x = normals(3, 2, 16, 16)[:, :, :16, :16]
@@ -192,7 +192,11 @@ def test_attention_and_recurrent_networks_fall_back() -> None:
     class Sequence(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn, self.attention, self.head = nn.GRU(3, 4, batch_first=True), nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+            self.rnn, self.attention, self.head = (
+                nn.GRU(3, 4, batch_first=True),
+                nn.MultiheadAttention(4, 2, batch_first=True),
+                nn.Linear(4, 2),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             h, _ = self.rnn(x)

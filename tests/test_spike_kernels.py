@@ -136,8 +136,8 @@ def test_a_leaking_membrane_is_a_geometric_sum() -> None:
 def test_a_reset_in_the_next_step_is_not_decayed() -> None:
     spikes, membrane = integrate_and_fire(torch.tensor([[1.5], [0.0]]), 1.0, decay=0.5, reset_moment="next_step")
     assert (spikes.flatten().tolist(), membrane.item()) == ([1.0, 0.0], 0.5 * 1.5 - 1.0)
-    _, lost = integrate_and_fire(torch.tensor([[1.5], [9.0]]), 1.0, reset="hard", reset_moment="next_step")
-    assert lost.item() == 0.0
+    _, kept = integrate_and_fire(torch.tensor([[1.5], [0.25]]), 1.0, reset="hard", reset_moment="next_step")
+    assert kept.item() == 0.25
 
 
 def test_numpy_in_numpy_out_and_narrow_integers() -> None:

@@ -291,7 +291,7 @@ class Branches(nn.Module):
         (MaxPooled(), (2, 8, 8), "Layer `pool` (MaxPool2d) cannot become spiking: the maximum of rates is not that of spikes"),
         (UnfoldableNorm(), (2, 8, 8), "Layer `norm` (BatchNorm2d) cannot become spiking: batch norm does not"),
         (nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)), (4,), "Layer `1` (GELU) cannot become spiking"),
-        (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU()), (4,), "Layer `1` (Linear) cannot become spiking: it follows `0` without a ReLU"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU()), (4,), "Layer `1` (Linear) cannot become spiking: it follows `0` with"),
         (nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU()), (4,), "Layer `1` (LeakyReLU) cannot become spiking"),
         (nn.Sequential(nn.Linear(4, 4)), (4,), "must have a ReLU or spiking neurons"),
         (nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4)), (2, 8, 8), "windows of several sizes"),

@@ -141,7 +141,7 @@ def test_the_selection_survives_saving_copying_and_moving() -> None:
     loaded.load_state_dict(torch.load(stream, weights_only=True))
     assert torch.equal(loaded(data()[0]), expected)
     assert torch.equal(loaded.double().float().program(5, 1)(data()[0]), later)
-    assert list(loaded.layers.values())[0].treatment.verification == RedrawVerification(sigma=0.08)
+    assert next(iter(loaded.layers.values())).treatment.verification == RedrawVerification(sigma=0.08)
 
 
 def test_a_second_selection_replaces_the_first() -> None:
@@ -170,7 +170,9 @@ def test_rankings_put_first_what_they_say() -> None:
         torch.testing.assert_close(sensitivity[name], value * layer.weight.detach().abs().max() ** 2)
     own = {name: torch.arange(layer.weight.numel()).reshape(layer.weight.shape).float() for name, layer in layers.items()}
     sim.write_verify(chip, data(), fraction=0.5, ranking=lambda chip: own)
-    assert all(float(own[n][l.treatment.selected].min()) >= 47 for n, l in layers.items() if bool(l.treatment and l.treatment.selected.any()))
+    assert all(
+        float(own[name][layer.treatment.selected].min()) >= 47 for name, layer in layers.items() if bool(layer.treatment.selected.any())
+    )
     first, again, other = (sim.weight_scores(chip, data(), "random", seed=seed) for seed in (0, 0, 1))
     name = next(iter(first))
     assert torch.equal(first[name], again[name]) and not torch.equal(first[name], other[name])
@@ -200,9 +202,7 @@ def test_gains_are_the_variance_that_verification_takes_away() -> None:
     eye = torch.eye(8)
     with torch.no_grad():
         before = torch.stack([chip.program(seed)(eye).t() - layer.weight for seed in range(250)])
-        counts = [
-            sim.write_verify(chip.program(seed), (eye, torch.arange(8)), fraction=1, ranking="random").pulses for seed in range(20)
-        ]
+        counts = [sim.write_verify(chip.program(seed), (eye, torch.arange(8)), fraction=1, ranking="random").pulses for seed in range(20)]
         after = torch.stack([chip.program(seed)(eye).t() - layer.weight for seed in range(250)])
     measured = before.square().mean(0) - after.square().mean(0)
     assert float((gain - measured).abs().max()) < 0.25 * float(measured.max())
@@ -216,7 +216,9 @@ def test_a_profile_is_flat_where_devices_and_targets_are_alike() -> None:
     assert np.allclose(np.sqrt(profile.after), 0.034 * SPAN, rtol=0.1)
 
 
-@pytest.mark.parametrize("mapping", [OffsetMapping(), DifferentialMapping(weight_bits=5, bits_per_cell=2), DifferentialMapping(sides="two")])
+@pytest.mark.parametrize(
+    "mapping", [OffsetMapping(), DifferentialMapping(weight_bits=5, bits_per_cell=2), DifferentialMapping(sides="two")]
+)
 def test_other_mappings_are_verified_too(mapping) -> None:
     chip = compiled(DESIGN.replace(mapping=mapping)).program(2)
     x = data(200)[0]

@@ -5,6 +5,7 @@ is installed (a virtual environment of its own, with inloop's packages in it); w
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,15 @@ TIMESTEPS, BATCH = 32, 64
 def spikingjelly() -> Any:
     """Return SpikingJelly's package of neurons, or None where it is not installed."""
     try:
-        import spikingjelly.activation_based as package
-        from spikingjelly.activation_based import ann2snn, functional, neuron  # noqa: F401
+        for part in ("functional", "neuron", "ann2snn"):
+            import_module(f"spikingjelly.activation_based.{part}")
     except ImportError:
         return None
-    return package
+    return import_module("spikingjelly.activation_based")
 
 
 def neuron_cases() -> dict[str, Callable[[], object]]:
-    """LIF neurons, 32 steps of 64 x 4096, into arrays that are there already; the first is what the others are compared to."""
+    """Return LIF neurons, 32 steps of 64 x 4096, into arrays that are there already; the first is what the others are compared to."""
     current = torch.rand(TIMESTEPS, BATCH, 4096, generator=torch.Generator().manual_seed(0))
     integers = (current * 100).to(torch.int32)
     floats, bytes_, copied = torch.empty_like(current), torch.empty(current.shape, dtype=torch.uint8), torch.empty_like(current)
@@ -69,7 +70,7 @@ def _torch_lif(current: Tensor, out: Tensor, decay: float) -> Tensor:
 
 
 def layer_cases(rate: float = 0.05) -> dict[str, Callable[[], object]]:
-    """784-1000-10 with 5 % of the inputs spiking: all steps in one dense product with LIF in place, against events."""
+    """Return 784-1000-10 with 5 % of the inputs spiking: all steps in one dense product with LIF in place, against events."""
     generator = torch.Generator().manual_seed(1)
     spikes = (torch.rand(TIMESTEPS, BATCH, 784, generator=generator) < rate).to(torch.uint8)
     first, second = torch.randn(1000, 784, generator=generator) * 0.12, torch.randn(10, 1000, generator=generator) * 0.05
@@ -103,7 +104,7 @@ def layer_cases(rate: float = 0.05) -> dict[str, Callable[[], object]]:
 
 
 def crossover() -> pd.DataFrame:
-    """CPU time of events over a dense product by the share of inputs that spike: what `events_are_faster` is made of."""
+    """Return the CPU time of events over a dense product by the share of inputs that spike: what `events_are_faster` is made of."""
     generator = torch.Generator().manual_seed(2)
     rows = []
     weight = torch.randn(1000, 784, generator=generator)
@@ -172,16 +173,14 @@ def resnet20(classes: int = 10) -> nn.Sequential:
 
 
 def network_cases(batch: int = 16) -> dict[str, Callable[[], object]]:
-    """A converted ResNet-20 on 32 x 32 images for 32 steps."""
+    """Return a converted ResNet-20 on 32 x 32 images for 32 steps."""
     model = resnet20()
     images = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(4))
     cases: dict[str, Callable[[], object]] = {}
     package = spikingjelly()
     if package is not None:
-        from spikingjelly.activation_based.ann2snn import Converter, RateCodingRecipe
-
         loader = [(images, torch.zeros(batch))]
-        converted = Converter(RateCodingRecipe(loader, mode="max")).convert(model).eval()
+        converted = package.ann2snn.Converter(package.ann2snn.RateCodingRecipe(loader, mode="max")).convert(model).eval()
 
         def simulate() -> Tensor:
             package.functional.reset_net(converted)
@@ -223,7 +222,8 @@ def main() -> None:
     rates = crossover()
     print(rates.round(2).to_string(index=False))
     print(
-        f"CPU time of events over a dense product, by the share of inputs that spike; written to {save('speed_spikes_rates', COMMAND, rates)}"
+        "CPU time of events over a dense product, by the share of inputs that spike; "
+        f"written to {save('speed_spikes_rates', COMMAND, rates)}"
     )
 
 

@@ -87,6 +87,7 @@ class TransmonModel:
             self.diagonal = self.diagonal + TWO_PI * one.zz_hertz * self.occupations[one.transmons[0]] * self.occupations[one.transmons[1]]
         self.system = self._system()
         self.lines = self._lines()
+        self._factors: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
         self._waits: dict[int, npt.NDArray[np.complex128]] = {}
 
     def _choose_frame(self, frequencies: npt.NDArray[np.float64], bending: npt.NDArray[np.float64]) -> float:
@@ -227,7 +228,7 @@ class TransmonModel:
         for first, last, driven in _stretches(busy):
             if driven:
                 stride = SAMPLES_PER_CHANNEL
-                factors = step_factors(self.backend, stride, (last - first) % stride or stride)
+                factors = self._relaxation(stride, (last - first) % stride or stride)
                 densities = evolve_open(
                     self.system, samples[:, first:last], carriers[first:last], mixing, densities, factors, stride=stride
                 )
@@ -248,8 +249,13 @@ class TransmonModel:
         idle = torch.zeros(1, samples, 0, dtype=torch.complex128)
         none = np.zeros((samples, 2, 0), np.complex128)
         stride = SAMPLES_PER_CHANNEL
-        factors = step_factors(self.backend, stride, samples % stride or stride)
+        factors = self._relaxation(stride, samples % stride or stride)
         return evolve_open(self.system, idle, none, self.mixing(()), densities, factors, stride=stride)
+
+    def _relaxation(self, stride: int, left: int) -> npt.NDArray[np.float64]:
+        if (stride, left) not in self._factors:
+            self._factors[stride, left] = step_factors(self.backend, stride, left)
+        return self._factors[stride, left]
 
     def _waiting(self, samples: int) -> npt.NDArray[np.complex128]:
         if samples not in self._waits:

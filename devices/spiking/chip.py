@@ -151,8 +151,11 @@ def _late_step(
     neuron: SpikingNeuron, state: dict[str, Tensor], membrane: Tensor, current: Tensor, threshold: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One step of a neuron whose reset waits for it; the spike of the step before is part of the state."""
+    waiting = state.get("fired", torch.zeros_like(current)) > 0
+    if neuron.reset == "hard":
+        membrane = torch.where(waiting, torch.zeros_like(membrane), membrane)
     v = membrane * neuron.decay + current
-    before = state.get("fired", torch.zeros_like(current))
-    v = torch.where(before > 0, v - threshold if neuron.reset == "soft" else torch.zeros_like(v), v)
+    if neuron.reset == "soft":
+        v = torch.where(waiting, v - threshold, v)
     fired = (v > threshold if neuron.comparator == ">" else v >= threshold).to(v.dtype)
     return {"membrane": v, "fired": fired}, fired

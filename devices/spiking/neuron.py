@@ -17,7 +17,7 @@ class SpikingNeuron(Design):
     reset
         ``"soft"`` takes the threshold off, ``"hard"`` sets the membrane to zero.
     reset_moment
-        ``"same_step"``, or ``"next_step"``: after the next step's decay and current, as snnTorch does by default.
+        ``"same_step"``, or ``"next_step"``: a soft reset then comes after the next step's decay, as snnTorch does by default.
     decay
         Factor of the membrane at each step; 1 for a neuron that does not leak.
 

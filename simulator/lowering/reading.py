@@ -10,7 +10,7 @@ from torch import Tensor
 from devices.rram import RRAMCrossbar
 from kernels.crossbar import convert, quantize
 from kernels.random import Key
-from kernels.shift_add import shift_add
+from kernels.slices import shift_add
 from simulator.lowering.arrays import Arrays, Line, Terms
 from simulator.lowering.converting import ConverterTables
 from simulator.lowering.products import multiply, vectors_at_once

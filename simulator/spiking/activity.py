@@ -11,9 +11,9 @@ from torch import Tensor
 from simulator._isolation import one_thread
 from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
-from simulator.statistics import Interval, wilson_interval
 from simulator.spiking.network import SpikingNetwork
 from simulator.spiking.steps import Population, Signal, Step, Synapses
+from simulator.statistics import Interval, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ class Activity:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """A row for each layer and time step: ``layer``, ``time``, ``spikes``, ``synops``, totals of the batch; NA where a layer has none."""
+        """A row for each layer and time step: ``layer``, ``time``, ``spikes``, ``synops``, totals of the batch."""
         rows = []
         for name, counts in self.counts.items():
             totals = counts.flatten(1).sum(1, dtype=torch.int64).tolist()
@@ -59,7 +59,7 @@ class Activity:
 
     @property
     def layers(self) -> pd.DataFrame:
-        """A row for each layer: ``spikes_per_sample``, ``rate`` (spikes a neuron and step), ``synops_per_sample`` and ``computed`` by what."""
+        """A row for each layer: ``spikes_per_sample``, ``rate`` (spikes a neuron and step), ``synops_per_sample``, ``computed``."""
         rows = []
         for name, counts in self.counts.items():
             batch = counts.shape[1]
@@ -67,8 +67,9 @@ class Activity:
             rows.append({"layer": name, "spikes_per_sample": total / batch, "rate": total / counts.numel(), "synops_per_sample": None,
                          "computed": ""})  # fmt: skip
         for name, operations in self.synops.items():
-            rows.append({"layer": name, "spikes_per_sample": None, "rate": self.rates[name],
-                         "synops_per_sample": float(operations.sum()) / self._batch, "computed": "events" if self.events[name] else "dense"})  # fmt: skip
+            computed = "events" if self.events[name] else "dense"
+            each = float(operations.sum()) / self._batch
+            rows.append({"layer": name, "spikes_per_sample": None, "rate": self.rates[name], "synops_per_sample": each, "computed": computed})
         frame = pd.DataFrame(rows)
         return frame.astype({"spikes_per_sample": "float64", "rate": "float64", "synops_per_sample": "float64"})
 
@@ -266,8 +267,8 @@ class EarlyExit:
 
     def __str__(self) -> str:
         return (
-            f"accuracy {self.accuracy.value:.3f} ({self.accuracy.low:.3f} to {self.accuracy.high:.3f}) after {self.mean_timesteps:.1f} steps on "
-            f"average, {self.full_accuracy:.3f} after all {self.timesteps}"
+            f"accuracy {self.accuracy.value:.3f} ({self.accuracy.low:.3f} to {self.accuracy.high:.3f}) after {self.mean_timesteps:.1f} "
+            f"steps on average, {self.full_accuracy:.3f} after all {self.timesteps}"
         )
 
 

@@ -31,7 +31,7 @@ def overlap(first: Box, second: Box) -> Box:
     >>> overlap(((0, 4),), ((2, 9),))
     ((2, 4),)
     """
-    return tuple((max(a, c), max(max(a, c), min(b, d))) for (a, b), (c, d) in zip(first, second, strict=True))
+    return tuple((max(a, c), max(a, c, min(b, d))) for (a, b), (c, d) in zip(first, second, strict=True))
 
 
 def whole(shape: Shape) -> Box:

@@ -50,8 +50,8 @@ def encode(inputs: Tensor, coding: Coding, timesteps: int, key: Key) -> Signal:
         return Signal(parts=(Part(whole.to(torch.uint8).contiguous(), one),))
     if inputs.numel() and not (float(inputs.min()) >= 0 and float(inputs.max()) <= 1):
         raise ValueError(
-            f'Argument `coding`: "{coding}" needs inputs in 0..1, but got {float(inputs.min()):g}..{float(inputs.max()):g}; rescale them, or '
-            'use "direct"'
+            f'Argument `coding`: "{coding}" needs inputs in 0..1, but got {float(inputs.min()):g}..{float(inputs.max()):g}; rescale them, '
+            'or use "direct"'
         )
     if coding == "rate":
         drawn = uniform(key, (timesteps, *inputs.shape), inputs.device)

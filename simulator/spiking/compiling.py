@@ -20,7 +20,7 @@ from simulator.spiking.network import SpikingNetwork, check_neurons, every_kind,
 from simulator.spiking.neurons import reset_states
 from simulator.spiking.recipes import Recipe, recipe_of
 from simulator.spiking.steps import Synapses
-from simulator.spiking.tracing import INPUT, Shape, Traced, trace
+from simulator.spiking.tracing import INPUT, Shape, trace
 
 NAME = "spiking"
 """What the network is called among the layers of its chip."""

@@ -10,9 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from devices.base import SpikingCore
 from devices.spiking import NeuromorphicChip
-from simulator.spiking.boxes import Box, Shape, overlap, sources, volume, whole
+from simulator.spiking.boxes import Box, Shape, overlap, sources, volume
 from simulator.spiking.network import SpikingNetwork
 from simulator.spiking.steps import Population, Synapses
 from simulator.spiking.tracing import INPUT, NotConvertibleError
@@ -119,7 +118,7 @@ class CorePlacement:
 
     @property
     def layer_frame(self) -> pd.DataFrame:
-        """A row for each layer: ``layer``, ``neurons``, ``fan_in``, ``tiles``, ``cores``, ``weight_copies``, ``neuron_copies``, ``binds``."""
+        """A row for each layer: ``neurons``, ``fan_in``, ``tiles``, ``cores``, ``weight_copies``, ``neuron_copies``, ``binds``."""
         cores = self.cores_of()
         return pd.DataFrame([{**row, "cores": cores[row["layer"]]} for row in self.layers])
 
@@ -242,8 +241,8 @@ def _cut(
         if need > roomy.get(resource, UNLIMITED):
             if resource == "axons_in":
                 raise NotConvertibleError(
-                    f"Layer `{name}` does not fit: a neuron has {fan_in} inputs ({need} axons), but a core takes {roomy[resource]}; splitting "
-                    "the sum would need partial sums to fire, which changes what is computed: prune inputs, use groups, or another core"
+                    f"Layer `{name}` does not fit: a neuron has {fan_in} inputs ({need} axons), but a core takes {roomy[resource]}; "
+                    "splitting the sum would need partial sums to fire, which changes what is computed: prune inputs, use groups, or another core"
                 )
             raise NotConvertibleError(
                 f"Layer `{name}` does not fit: one neuron needs {need} {resource}, but a core has {roomy[resource]}; use another core"
@@ -430,7 +429,7 @@ def _pack(
     if count is not None and needed > count:
         most = max(layers, key=lambda name: len(cut[name]))
         raise NotConvertibleError(
-            f"Layer `{most}` does not fit: the network needs {needed} cores, most of them for this layer ({len(cut[most])}), but the chip has "
-            f"{count}; use fewer channels, or several chips"
+            f"Layer `{most}` does not fit: the network needs {needed} cores, most of them for this layer ({len(cut[most])}), but the chip "
+            f"has {count}; use fewer channels, or several chips"
         )
     return tiles

@@ -279,8 +279,8 @@ def _layer(nir: Any, name: str, node: Any) -> nn.Module:
     if isinstance(node, nir.Flatten):
         return nn.Flatten(1)
     raise ValueError(
-        f"Node `{name}` ({type(node).__name__}) has no equivalent here; use Affine, Linear, Conv1d, Conv2d, LIF, IF, AvgPool2d, SumPool2d and "
-        "Flatten"
+        f"Node `{name}` ({type(node).__name__}) has no equivalent here; use Affine, Linear, Conv1d, Conv2d, LIF, IF, AvgPool2d, SumPool2d "
+        "and Flatten"
     )
 
 

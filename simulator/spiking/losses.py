@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -191,6 +190,6 @@ class _First:
 def _check(outputs: Tensor, targets: Tensor) -> None:
     if outputs.dim() != 3 or targets.shape != outputs.shape[1:2]:
         raise ValueError(
-            f"Arguments `outputs` and `targets` must have shapes (timesteps, batch, classes) and (batch,), but got {tuple(outputs.shape)} and "
-            f"{tuple(targets.shape)}; pass what unroll returns"
+            f"Arguments `outputs` and `targets` must have shapes (timesteps, batch, classes) and (batch,), but got {tuple(outputs.shape)} "
+            f"and {tuple(targets.shape)}; pass what unroll returns"
         )

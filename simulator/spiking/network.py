@@ -222,7 +222,8 @@ class SpikingNetwork(HardwareLayer):
         """Return the output of each time step, shape (timesteps, batch, ...), in units of the float network; one read of the chip."""
         if self.training:
             raise RuntimeError(
-                f"Layer `{self.name}`: a network on spiking cores cannot be trained there; train LIF neurons before compiling, and call eval()"
+                f"Layer `{self.name}`: a network on spiking cores cannot be trained there; train LIF neurons before compiling it, "
+                "and call eval()"
             )
         if not self._programmed or self._marks != self._versions():
             self._prepare()
@@ -296,8 +297,10 @@ class SpikingNetwork(HardwareLayer):
             if not self._folded(name) and bool(integers.shift[name].any()):
                 current = current + integers.shift[name]
             keep, shift = (1, 0) if neuron.decay == 1 else (self.arithmetic.keep(neuron.decay), self.arithmetic.decay_bits)
+            images = current.dim() == 5
             spikes, _, beyond = integrate_and_fire_fixed(
-                _last(_lasting(current, times)), _last(integers.thresholds[name]), _last(integers.initial[name]), keep=keep, shift=shift,
+                _last(_lasting(current, times), images), _last(integers.thresholds[name], images), _last(integers.initial[name], images),
+                keep=keep, shift=shift,
                 bits=self.arithmetic.state_bits, overflow=self.arithmetic.overflow, reset=neuron.reset, comparator=neuron.comparator,
             )  # fmt: skip
             self.overflows[name] += int(beyond.sum())
@@ -307,10 +310,11 @@ class SpikingNetwork(HardwareLayer):
             current = current + step.shift
         current = _lasting(current, times)
         if isinstance(self.core, NeuromorphicChip):
-            flow = _last(current)
+            images = current.dim() == 5
+            flow = _last(current, images)
             out = torch.empty(flow.shape, dtype=torch.uint8, device=current.device)
             integrate_and_fire(
-                flow, _last(step.threshold), _last(step.initial), neuron.decay, neuron.reset, neuron.comparator, out,
+                flow, _last(step.threshold, images), _last(step.initial, images), neuron.decay, neuron.reset, neuron.comparator, out,
                 reset_moment=neuron.reset_moment,
             )  # fmt: skip
             spikes = _first(out)
@@ -326,8 +330,8 @@ class SpikingNetwork(HardwareLayer):
         for name, population in self.populations.items():
             if not bool((population.threshold > 0).all()):
                 raise NotConvertibleError(
-                    f"Layer `{name}`: a threshold must be above 0, but got {float(population.threshold.min())}; compile with calibration data "
-                    "on which the layer is active"
+                    f"Layer `{name}`: a threshold must be above 0, but got {float(population.threshold.min())}; compile with calibration "
+                    "data on which the layer is active"
                 )
         self.fold_shifts()
         self._integers = None
@@ -390,9 +394,9 @@ def _lasting(values: Tensor, times: int) -> Tensor:
     return values if values.shape[0] == times else values.expand(times, *values.shape[1:])
 
 
-def _last(values: Tensor) -> Tensor:
-    """Move channels to the end, where images have them in memory; vectors and numbers stay as they are."""
-    return values.movedim(-3, -1) if values.dim() >= 3 and values.dim() != 4 else values
+def _last(values: Tensor, images: bool) -> Tensor:
+    """Move the channels of images to the end, where they lie in memory; numbers stay as they are."""
+    return values.movedim(-3, -1) if images and values.dim() >= 3 else values
 
 
 def _first(values: Tensor) -> Tensor:

@@ -216,8 +216,8 @@ def _choose(arithmetic: IntegerArithmetic, peak: float, level: float, name: str)
     gain = top / level
     if gain * peak < 0.5 * 2**shift:
         raise NotConvertibleError(
-            f"Layer `{name}` cannot become integers: thresholds of {level:g} are so far above weights of {peak:g} at most that a membrane of "
-            f"{arithmetic.state_bits} bits holds no weight; use a core with wider membranes"
+            f"Layer `{name}` cannot become integers: thresholds of {level:g} are so far above weights of {peak:g} at most that a membrane "
+            f"of {arithmetic.state_bits} bits holds no weight; use a core with wider membranes"
         )
     return gain, shift
 

@@ -91,7 +91,7 @@ class Step(nn.Module, ABC):
             saved = state_dict.get(prefix + name)
             if saved is not None and saved.shape != getattr(self, name).shape:
                 setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @abstractmethod
     def reference(self, *inputs: Tensor) -> Tensor:
@@ -104,8 +104,12 @@ class Step(nn.Module, ABC):
 
 def merged(function: Any, values: Tensor) -> Tensor:
     """Apply a function of a batch to values of shape (time, batch, ...), all times at once."""
-    result: Tensor = function(values.flatten(0, 1))
-    return result.unflatten(0, values.shape[:2])
+    return _unmerged(function(values.flatten(0, 1)), values)
+
+
+def _unmerged(flat: Tensor, like: Tensor) -> Tensor:
+    result: Tensor = flat.unflatten(0, like.shape[:2])  # type: ignore[no-untyped-call]
+    return result
 
 
 class Synapses(Step):
@@ -227,17 +231,17 @@ class Synapses(Step):
                 self._laid_out[slot, "events"] = laid
             laid = self._laid_out[slot, "events"]
             if isinstance(laid, EventKernel):
-                return event_convolution(flat, laid, bias).unflatten(0, counts.shape[:2])
-            lead = flat.shape[:-1]
-            return event_linear(flat.reshape(-1, flat.shape[-1]).contiguous(), laid, bias).unflatten(0, lead).unflatten(0, counts.shape[:2])
+                return _unmerged(event_convolution(flat, laid, bias), counts)
+            rows = event_linear(flat.reshape(-1, flat.shape[-1]).contiguous(), laid, bias)
+            return rows.reshape(*counts.shape[:-1], rows.shape[-1])
         if not integer:
-            return self.dense(_channels_last(flat.float()), weight, bias).unflatten(0, counts.shape[:2])
+            return _unmerged(self.dense(_channels_last(flat.float()), weight, bias), counts)
         largest = int(counts.max()) if counts.numel() else 0
         exact = torch.float32 if int(weight.abs().flatten(1).sum(1).max()) * max(1, largest) < EXACT_IN_FLOAT32 else torch.float64
         sums = self.dense(flat.to(exact), weight.to(exact), None).to(torch.int32)
         if bias is not None:
             sums = sums + bias.reshape(-1, *[1] * self.operator.dimensions)
-        return sums.unflatten(0, counts.shape[:2])
+        return _unmerged(sums, counts)
 
     def _pairs(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         stride, padding, dilation = ((pair[0], pair[1]) for pair in (self.operator.stride, self.operator.padding, self.operator.dilation))

@@ -104,8 +104,8 @@ def trace(
     except Exception as error:  # tracing runs the user's own code, which may raise anything
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotConvertibleError(
-            f"Argument `model` must be a graph that torch.fx can capture, but its forward is not: {line}; keep loops and branches on values "
-            "out of the part that shall spike"
+            f"Argument `model` must be a graph that torch.fx can capture, but its forward is not: {line}; keep loops and branches on "
+            "values out of the part that shall spike"
         ) from None
     module = fx.GraphModule(model, graph)
     found = {} if shapes is None else shapes(module)

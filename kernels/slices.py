@@ -24,7 +24,7 @@ _NO_INDEX: Final = np.empty((0, 0), np.int64)
 
 def shift_add(
     values: Float32[Tensor, "inputs vectors groups lines columns positions"],
-    steps: Float32[Tensor, "lines all_columns"],
+    steps: Float32[Tensor, "lines one_or_all"],
     factors: Float32[Tensor, "inputs lines"],
     low: int,
     high: int,
