@@ -1,9 +1,9 @@
-"""Attacks on a quantum classifier of ten qubits and training against them, on digits, without noise and with that of a calibrated chip.
+"""Attacks on a quantum classifier of ten qubits and training against them, on digits, without noise and with a calibrated chip's.
 
-``inloop bench quantum_adversarial`` follows the published circuit: 260 angles ``2 x + pi + theta``, pixels repeated to fill them. Images are
-scikit-learn's digits 0 and 1 (8 x 8, each pixel four times, four angles left at 0) in place of the magnetic-resonance images published.
-Noise is that of the gates as calibrated on the chip of two transmons, its infidelity taken as random Pauli errors, with 1024 shots and
-its errors of readout: a state of ten transmons under pulses is not simulated here.
+``inloop bench quantum_adversarial`` follows the published circuit: 260 angles ``2 x + pi + theta``, pixels repeated to fill them. Images
+are scikit-learn's digits 0 and 1 (8 x 8, each pixel four times, four angles left at 0) in place of the magnetic-resonance images that
+were published. Noise is that of the gates as calibrated on the chip of two transmons, its infidelity taken as random Pauli errors, with
+1024 shots and its errors of readout: a state of ten transmons under pulses is not simulated here.
 """
 
 import math

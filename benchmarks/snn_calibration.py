@@ -26,7 +26,7 @@ from simulator.statistics import mean_interval
 COMMAND = "inloop bench snn_calibration"
 TIMESTEPS = (4, 8, 16, 32, 64, 128, 256)
 SEEDS = 5
-ITERATIONS = 500
+ITERATIONS = 200
 """Of the advanced recipe, for each layer; the paper takes 5000 on networks a hundred times as large."""
 
 PUBLISHED = pd.DataFrame(

@@ -90,7 +90,7 @@ def measure() -> pd.DataFrame:
             rows.append(
                 {
                     "simulator": name, **options, "input": kind, "spikes": int(theirs.sum()),
-                    "mismatched": int((theirs != ours).sum()), "mismatched_with_the_other_convention": int((theirs != unlike).sum()),
+                    "mismatched": int((theirs != ours).sum()), "mismatched_unlike": int((theirs != unlike).sum()),
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)

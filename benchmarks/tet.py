@@ -22,8 +22,8 @@ from simulator.statistics import mean_interval
 
 COMMAND = "inloop bench tet"
 TIMESTEPS = (2, 4, 6, 10)
-SEEDS = 5
-EPOCHS = 12
+SEEDS = 3
+EPOCHS = 8
 WEIGHT = 1e-3
 """Weight of the mean-square term: that of the paper for event data."""
 
@@ -49,7 +49,7 @@ def network(seed: int) -> nn.Sequential:
 
 def measure(seeds: int, epochs: int) -> pd.DataFrame:
     """Return a row for each network, loss and number of steps, and what time inheritance and an integer core make of TET."""
-    data = moving_shapes(train=768, test=512, timesteps=max(TIMESTEPS))
+    data = moving_shapes(train=512, test=512, timesteps=max(TIMESTEPS))
     inputs, targets = data.train.tensors  # type: ignore[union-attr]
     events, classes = data.test.tensors  # type: ignore[union-attr]
     rows = []

@@ -108,7 +108,8 @@ def compile(
     >>> torch.allclose(chip(x), model(x))
     True
     """
-    _check_model(model)
+    with one_thread():
+        _check_model(model)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"Argument `seed` must be an integer of at least 0, but got {seed!r}")
     check_digital(digital)
@@ -122,7 +123,8 @@ def compile(
 
         return compile_spiking(inner, design, examples, calibration, timesteps=timesteps, method=method, coding=coding, seed=seed)
     before = None if examples is None else _first_call(inner, examples)
-    folding = fold_batch_norm(inner, {} if before is None else before.dimensions, before)
+    with one_thread():
+        folding = fold_batch_norm(inner, {} if before is None else before.dimensions, before)
     spiking: dict[str, list[CoverageRow]] = {}
     spiking_warnings: list[str] = []
     if isinstance(design, Mapping) and any(isinstance(part, SpikingCore) for part in design.values()):

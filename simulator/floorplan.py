@@ -50,7 +50,7 @@ def filled(layer: HardwareLayer) -> list[list[Share]]:
 
 @filled.register
 def _(layer: CrossbarLayer) -> list[list[Share]]:
-    cells = 2 * layer.design.mapping.slices
+    cells = layer.design.mapping.crosspoints * layer.design.mapping.slices
     return _blocks(layer, layer.tiles, (layer.design.rows, layer.design.weights_per_row * cells, layer.design.columns), cells)
 
 

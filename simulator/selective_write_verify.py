@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from devices.base import ProgrammedCells
 from devices.rram import Verification
 from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
@@ -21,6 +22,8 @@ from simulator.measuring import MetricLike, measure_reference, metric_rows, reso
 from simulator.metrics import Metric
 from simulator.progress import track
 from simulator.weight_ranking import DEFAULT_LOOP, Ranking, Weighting, of_weights, order_of, resistive_layers, weight_scores
+
+DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def write_verify(
     ------
     ValueError
         If not exactly one limit is given or it is out of range, the data are empty, the chip has no resistive cells that can be tuned,
-        it has aged, or its cells forget what they are verified to.
+        or it has aged.
 
     Examples
     --------
@@ -210,6 +213,12 @@ def write_verify(
                 break
         if not met:
             chip.warnings.append(f"With every weight verified {chosen.name} is {value:.4g}, {drop:.4g} worse than float: above the limit")
+    for name, layer in layers.items():
+        if _forgets(layer):
+            chip.warnings.append(
+                f"Layer `{name}`: a {type(layer.design.cell).__name__} drifts from its own past, not from what it was verified to: "
+                "what verification gained is lost with time"
+            )
     name = ranking if isinstance(ranking, str) else "the user's own ranking"
     return WriteVerify(_table(layers, spent), pd.DataFrame(rows), name, met, scores.curvature)
 
@@ -248,6 +257,16 @@ def _ready(chip: Chip, layers: Mapping[str, CrossbarLayer]) -> None:
                 f"Argument `chip` must be verified right after programming, but layer `{name}` has aged {layer.seconds:g} s; "
                 "call program() first"
             )
+
+
+def _forgets(layer: CrossbarLayer) -> bool:
+    """Return whether a day after programming nothing is left of the conductances that the cells were given."""
+    cells = layer.cells
+    if cells is None or layer.treatment is None:
+        return False
+    key = layer.standing_key(layer._programming_seed, layer.trial)
+    other = ProgrammedCells(1.1 * cells.conductance, cells.memory)
+    return torch.equal(layer.design.cell.drift(cells, DAY_SECONDS, key), layer.design.cell.drift(other, DAY_SECONDS, key))
 
 
 def _select(layers: Mapping[str, CrossbarLayer], places: npt.NDArray[np.int64], verification: Verification) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import simulator as sim
 from devices import ADC, IdealCell, OffsetMapping, RRAMCrossbar, StuckCells
+from simulator.lowering.treatment import FormedCells
 
 LOW, HIGH = 1e-6, 40e-6
 CELL = IdealCell(g_min_siemens=LOW, g_max_siemens=HIGH)
@@ -115,6 +116,11 @@ class TestRemapping:
         layer, x = drawn(nn.Linear(6, 4)), torch.randn(5, 6, generator=generator(1))
         with pytest.raises(ValueError, match="must have crossbars with stuck cells, but has none"):
             sim.remap(faulty(layer, x, stuck=None))
+        chip = faulty(layer, x)
+        sim.remap(chip)
+        chip.layers["model"].treatment = FormedCells(chip.layers["model"].conductance)
+        with pytest.raises(ValueError, match="single cells must not be treated where outputs are remapped"):
+            chip.program(seed=0)
         with pytest.raises(ValueError, match="`adc.range_scope` must be 'layer'"):
             sim.remap(faulty(layer, x, adc=ADC(range_scope="column")))
 

@@ -84,7 +84,8 @@ def test_the_rules_are_the_squared_jacobians_of_every_layer() -> None:
     model = seeded(
         nn.Sequential(
             nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1, groups=2),
-            nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.Conv2d(6, 6, 1, bias=False), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 5), nn.ReLU6(), nn.Linear(5, 3),
+            nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.Conv2d(6, 6, 1, bias=False), nn.AvgPool2d(2), nn.Flatten(),
+            nn.Linear(6, 5), nn.ReLU6(), nn.Linear(5, 3),
         )
     )  # fmt: skip
     x = normals(3, 2, 16, 16)[:, :, :16, :16]

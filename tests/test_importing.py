@@ -218,6 +218,15 @@ class TestCrossSim:
         assert outcome(found, "xbar.device.drift_error.model") == "no counterpart"
 
 
+def test_the_published_currents_of_a_cell_come_with_it(tmp_path: Path) -> None:
+    law = {"enable": True, "model": "RRAMMilo", "magnitude": 0}
+    content = crosssim(xbar__device__nonlinear_IV=law, xbar__device__Rmin=1 / 225e-6, xbar__device__Rmax=1 / 50e-6)
+    found = imported(tmp_path, content)
+    shipped = RRAMCrossbar.preset("milo_irps_2021_nonlinear").current_voltage
+    assert found.design.current_voltage == shipped.replace(full_scale_volt=0.2)
+    assert outcome(found, "xbar.device.nonlinear_IV.model") == "taken"
+
+
 def test_the_preset_is_read_back_and_compiles(tmp_path: Path) -> None:
     found = imported(tmp_path, PRINTED, "rpu_config.txt")
     preset = tmp_path / "mine.toml"

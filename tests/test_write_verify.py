@@ -209,6 +209,23 @@ def test_gains_are_the_variance_that_verification_takes_away() -> None:
     assert float(pulses.sum()) == pytest.approx(sum(counts) / len(counts), rel=0.05)
 
 
+class Forgetful(Uneven):
+    """Cells that return to their target within a day, wherever they were put."""
+
+    def program(self, target: Tensor, key: Key) -> ProgrammedCells:
+        return ProgrammedCells(super().program(target, key).conductance, {"target": target})
+
+    def drift(self, programmed: ProgrammedCells, seconds: float, key: Key) -> Tensor:
+        return programmed.memory["target"] if seconds > 0 else programmed.conductance
+
+
+def test_cells_that_forget_what_they_were_verified_to_are_named() -> None:
+    lasting, fleeting = (compiled(RRAMCrossbar(cell=kind(g_min_siemens=1e-6, g_max_siemens=40e-6))) for kind in (Uneven, Forgetful))
+    for chip, expected in ((lasting, 0), (fleeting, 2)):
+        sim.write_verify(chip, data(), fraction=0.5, ranking="magnitude")
+        assert sum("a Forgetful drifts from its own past" in warning for warning in chip.warnings) == expected
+
+
 def test_a_profile_is_flat_where_devices_and_targets_are_alike() -> None:
     profile = verification_profile(CELL, RedrawVerification())
     assert max(profile.pulses) / min(profile.pulses) < 1.2

@@ -21,7 +21,7 @@ CELLS = 11_000_000
 KEY = Key.of(seed=0, purpose="benchmark")
 
 
-def second_derivatives(repetitions: int = 3) -> pd.DataFrame:
+def second_derivatives(repetitions: int = 2) -> pd.DataFrame:
     """Time the pass over ResNet-18 on 32 x 32, batch 128, against forward and backward of the same network."""
     model = resnet18()
     generator = torch.Generator().manual_seed(0)
@@ -35,7 +35,7 @@ def second_derivatives(repetitions: int = 3) -> pd.DataFrame:
     return cpu_times(candidates, repetitions=repetitions).assign(case="ResNet-18 on 32x32, batch 128", bar="at most 3")
 
 
-def pulses(repetitions: int = 3) -> pd.DataFrame:
+def pulses(repetitions: int = 2) -> pd.DataFrame:
     """Time write-verify of 11 million cells against drawing as many Gaussians as it takes pulses, in NumPy."""
     target = uniform(KEY, CELLS)
     count = int(write_verify(target, 0.05, 0.05, 0.06, KEY).pulses.sum())

@@ -222,6 +222,7 @@ def dynamiqs_states(problem: Problem, method: str) -> Callable[[], Any]:
         total = total + dq.pwc(times, values[:, :, q], operators[q]) + dq.pwc(times, values[:, :, q].conj(), operators[q].conj().T)
     ground = dq.basis(9, 0)
     chosen = dq.method.Expm() if method == "expm" else dq.method.Tsit5(rtol=1e-6, atol=1e-6, max_steps=10_000_000)
+
     def call() -> np.ndarray:
         result = dq.sesolve(total, ground, jnp.array([0.0, nanoseconds * count]), method=chosen, save_states=False)
         return np.asarray(result.final_state.to_jax())[..., 0].reshape(-1, 9)
@@ -265,7 +266,8 @@ def torch_gradient(problem: Problem) -> Callable[[], Any]:
 def closed(problem: Problem) -> pd.DataFrame:
     """Return state evolution of ours and of the peers."""
     reference = exact(problem)
-    calls: dict[str, Callable[[], Any]] = {"inloop": lambda call=ours(problem): call().numpy()}
+    own = ours(problem)
+    calls: dict[str, Callable[[], Any]] = {"inloop": lambda: own().numpy()}
     errors = {"inloop": infidelity(calls["inloop"](), reference)}
     for name, build in peers(problem).items():
         try:

@@ -19,7 +19,7 @@ import simulator as sim
 from benchmarks.timing import save
 from devices import SystolicArray
 from simulator.codesign import NetworkFamily
-from simulator.search import NSGA2, TPE, Context, Goals, Predictor, Space, hypervolume
+from simulator.search import NSGA2, TPE, Context, Predictor, Space, hypervolume
 from simulator.search.store import opened_store
 
 COMMAND = "inloop bench speed/sweep"
@@ -89,7 +89,9 @@ def evaluations_needed() -> pd.DataFrame:
             found = sim.sweep(objective, searched, strategy=strategy, trials=limits.get(name, 200), seed=seed, progress=False)
             needed.append(_first_within((_costs(found) - ideal) / (reference - ideal), true))
         print(f"{name}: {needed}", flush=True)
-        rows.append({"strategy": name, "designs": len(scaled), "median": statistics.median(needed), "least": min(needed), "most": max(needed)})
+        rows.append(
+            {"strategy": name, "designs": len(scaled), "median": statistics.median(needed), "least": min(needed), "most": max(needed)}
+        )
     frame = pd.DataFrame(rows)
     frame["share_of_random"] = frame["median"] / float(frame.loc[frame["strategy"] == "random", "median"].iloc[0])
     return frame
@@ -125,29 +127,30 @@ class Nothing:
 
 def engine() -> pd.DataFrame:
     """Return what the engine costs: per trial, with two workers, at reopening, and in memory."""
-    line = {"x": sim.Real(0, 1)}
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    rows: list[tuple[str, float, str, float | None]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         for trials in (100, 1000):
-            seconds = _timed(lambda trials=trials: sim.sweep(Nothing(), line, goals={"y": "minimize"}, trials=trials, workers=2, store=f"{folder}/{trials}", progress=False))  # type: ignore[misc]  # fmt: skip
-            rows.append({"measure": f"overhead a trial, random, 2 processes, {trials} trials, store and start included", "value": 1e3 * seconds / trials, "unit": "ms", "bar": 20.0})  # fmt: skip
-        times = {workers: _timed(lambda workers=workers: sim.sweep(Nothing(1.0), line, goals={"y": "minimize"}, trials=40, workers=workers, progress=False)) for workers in (1, 2)}  # type: ignore[misc]  # fmt: skip
-        rows.append({"measure": "two workers over one, 40 trials of a second", "value": times[1] / times[2], "unit": "x", "bar": 1.8})
-        place = Path(folder) / "many"
-        sim.sweep(Nothing(), line, goals={"y": "minimize"}, trials=10_000, store=place, progress=False)
-        reopened = []
-        for _ in range(3):
-            start = time.perf_counter()
-            with opened_store(place) as store:
-                count = len(store)
-            reopened.append(time.perf_counter() - start)
-        assert count == 10_000
-        rows.append({"measure": "store of 10,000 results, reopened", "value": min(reopened), "unit": "s", "bar": 2.0})
-        seconds = _timed(lambda: sim.sweep(Nothing(), line, goals={"y": "minimize"}, trials=10_000, store=place, progress=False))
-        rows.append({"measure": "the same sweep again, whole, 10,000 designs from the store", "value": seconds, "unit": "s", "bar": None})
-    memory = {trials: _peak(lambda trials=trials: sim.sweep(Nothing(), line, goals={"y": "minimize"}, trials=trials, progress=False)) for trials in (1000, 5000)}  # type: ignore[misc]  # fmt: skip
-    rows.append({"measure": "driver's memory, a design more", "value": (memory[5000] - memory[1000]) / 4000 / 1024, "unit": "KiB", "bar": None})
-    return pd.DataFrame(rows)
+            seconds = _timed(lambda trials=trials: _empty(trials, workers=2, store=folder / str(trials)))  # type: ignore[misc]
+            rows.append((f"overhead a trial: random, 2 processes, {trials} trials, store and start", 1e3 * seconds / trials, "ms", 20.0))
+        one, two = (_timed(lambda workers=workers: _empty(40, 1.0, workers=workers)) for workers in (1, 2))  # type: ignore[misc]
+        rows.append(("two workers over one, 40 trials of a second", one / two, "x", 1.8))
+        place = folder / "many"
+        _empty(10_000, store=place)
+        rows.append(("store of 10,000 results, reopened", min(_timed(lambda: _reopen(place, 10_000)) for _ in range(3)), "s", 2.0))
+        rows.append(("the same sweep again, 10,000 designs from the store", _timed(lambda: _empty(10_000, store=place)), "s", None))
+    memory = {trials: _peak(lambda trials=trials: _empty(trials)) for trials in (1000, 5000)}  # type: ignore[misc]
+    rows.append(("driver's memory, one design more", (memory[5000] - memory[1000]) / 4000 / 1024, "KiB", None))
+    return pd.DataFrame(rows, columns=["measure", "value", "unit", "bar"])
+
+
+def _empty(trials: int, seconds: float = 0.0, **options: Any) -> None:
+    sim.sweep(Nothing(seconds), {"x": sim.Real(0, 1)}, goals={"y": "minimize"}, trials=trials, progress=False, **options)
+
+
+def _reopen(place: Path, expected: int) -> None:
+    with opened_store(place) as store:
+        assert len(store) == expected
 
 
 def _timed(call: Callable[[], Any]) -> float:
@@ -167,7 +170,6 @@ def _peak(call: Callable[[], Any]) -> int:
 
 def main() -> None:
     """Measure, print and save."""
-    Goals.read(Closed.goals)
     search, costs = evaluations_needed(), engine()
     print(f"Evaluations until the hypervolume is within {WITHIN:.0%} of the true front's, {len(SEEDS)} seeds (bar: a fifth of random's)")
     print(search.round(3).to_string(index=False))

@@ -312,7 +312,7 @@ class TransmonBackend(PulseBackend):
 
     @property
     def calibrated(self) -> "TransmonBackend":
-        """This chip with gates: its own, or those that `calibrate` finds; equal designs are calibrated once."""
+        """The chip with gates: its own, or those that `calibrate` finds; equal designs are calibrated once."""
         from devices.quantum.calibration import calibrated  # here, because that module needs this class
 
         return self if self.gates is not None and self.gates.x else calibrated(self)

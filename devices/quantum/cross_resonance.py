@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 
 from devices.design import DesignError
 from devices.quantum.experiment import Bench, Curve, Experiment, fit_curve

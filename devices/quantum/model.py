@@ -220,11 +220,14 @@ class TransmonModel:
 
         Returns dressed states in the frame of the transmons' own drives, as `to_dressed` does.
         """
-        mixing = self.mixing(channels)
-        count = samples.shape[1]
         vectors = self.dressing[1]
-        densities = vectors @ densities @ vectors.mH
-        busy = np.zeros(count, bool) if not channels else (samples.detach() != 0).any(2).any(0).cpu().numpy()
+        bare = self.open_bare(samples, channels, carriers, vectors @ densities @ vectors.mH)
+        return self.density_to_dressed(bare, samples.shape[1])
+
+    def open_bare(self, samples: Tensor, channels: tuple[str, ...], carriers: npt.NDArray[np.complex128], densities: Tensor) -> Tensor:
+        """Evolve density matrices of bare states."""
+        mixing = self.mixing(channels)
+        busy = np.zeros(samples.shape[1], bool) if not channels else (samples.detach() != 0).any(2).any(0).cpu().numpy()
         for first, last, driven in _stretches(busy):
             if driven:
                 stride = SAMPLES_PER_CHANNEL
@@ -234,9 +237,13 @@ class TransmonModel:
                 )
             else:
                 densities = self.wait_open(densities, last - first)
-        densities = vectors.mH @ densities @ vectors
-        turned = torch.from_numpy(np.exp(1j * np.remainder(self.frame_rates * (count * self.backend.sample_seconds), TWO_PI)))
-        return densities * turned[:, None] * turned.conj()[None, :]
+        return densities
+
+    def density_to_dressed(self, densities: Tensor, samples: int) -> Tensor:
+        """Return density matrices of bare states after so many samples as those of dressed ones, in the frame of the drives."""
+        vectors = self.dressing[1]
+        turned = torch.from_numpy(np.exp(1j * np.remainder(self.frame_rates * (samples * self.backend.sample_seconds), TWO_PI)))
+        return (vectors.mH @ densities @ vectors) * turned[:, None] * turned.conj()[None, :]
 
     def wait_open(self, densities: Tensor, samples: int) -> Tensor:
         """Evolve density matrices for so many samples without pulses.

@@ -73,7 +73,8 @@ class SRAMMacro(ComputeMacro):
     comparator_noise_volt
         Standard deviation of the noise of a comparison.
     comparator_noise_per
-        ``comparison`` draws it for each of the comparisons; ``conversion`` once for all, an approximation that is several times faster.
+        ``comparison`` draws it for each of the comparisons (exactly in law, to 2^-32); ``conversion`` once for all, an approximation that
+        takes half the time.
     thermal_noise
         Noise kT/C on both lines, at the corner's temperature.
     jitter_s

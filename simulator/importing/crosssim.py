@@ -46,6 +46,10 @@ def from_crosssim(record: Record) -> tuple[RRAMCrossbar, list[Row]]:
         fields[name] = min(65536, size * each + extra) if size > 0 else 65536
         ledger.take(path, f"{name} = {fields[name]}" + (", cells of all slices and signs side by side" if each > 1 else ""))
     volt = ledger.number("xbar.device.Vread")
+    bent = RRAMCrossbar.preset("milo_irps_2021_nonlinear").current_voltage
+    if ledger.get("xbar.device.nonlinear_IV.enable") and ledger.get("xbar.device.nonlinear_IV.model") == "RRAMMilo" and bent is not None:
+        fields["current_voltage"] = bent.replace(full_scale_volt=volt) if volt > 0 else bent
+        ledger.take([f"xbar.device.nonlinear_IV.{part}" for part in ("enable", "model")], "current_voltage of milo_irps_2021_nonlinear")
     if volt > 0:
         fields["read_voltage_volt"] = volt
         ledger.take("xbar.device.Vread", f"read_voltage_volt = {volt:g}")

@@ -142,9 +142,13 @@ def lower_circuit(circuit: QuantumCircuit, backend: TransmonBackend) -> Schedule
         raise ValueError(f"Argument `circuit` must have at most {chip.count} qubits, but has {circuit.num_qubits}; take a larger chip")
     pairs = [edge for one in chip.couplings for edge in (one.transmons, one.transmons[::-1])]
     translated = qiskit.transpile(
-        circuit, basis_gates=list(BASIS), coupling_map=[list(pair) for pair in pairs] or None, initial_layout=list(range(circuit.num_qubits)), optimization_level=1,
+        circuit,
+        basis_gates=list(BASIS),
+        coupling_map=[list(pair) for pair in pairs] or None,
+        initial_layout=list(range(circuit.num_qubits)),
+        optimization_level=1,
         seed_transpiler=0,
-    )  # fmt: skip
+    )
     builder = PulseBuilder(chip, name=circuit.name)
     slots: dict[int, int] = {}
     for one in translated.data:

@@ -72,7 +72,8 @@ class PulseSimulatorBackend(BackendV2):  # type: ignore[misc]
         for index, circuit in enumerate(circuits):
             counts = self.chip.run(lower_circuit(circuit, self.chip), shots=shots, seed=seed, trial=index)
             hexadecimal = {hex(int(bits, 2)): count for bits, count in counts.items()}
-            header = {"name": circuit.name, "memory_slots": circuit.num_clbits, "creg_sizes": [[reg.name, reg.size] for reg in circuit.cregs]}
+            registers = [[register.name, register.size] for register in circuit.cregs]
+            header = {"name": circuit.name, "memory_slots": circuit.num_clbits, "creg_sizes": registers}
             results.append({"shots": shots, "success": True, "data": {"counts": hexadecimal}, "header": header})
         self._jobs += 1
         job_id = f"{self.name}-{self._jobs}"

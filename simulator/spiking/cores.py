@@ -242,7 +242,7 @@ def _cut(
             if resource == "axons_in":
                 raise NotConvertibleError(
                     f"Layer `{name}` does not fit: a neuron has {fan_in} inputs ({need} axons), but a core takes {roomy[resource]}; "
-                    "splitting the sum would need partial sums to fire, which changes what is computed: prune inputs, use groups, or another core"
+                    "splitting the sum would need partial sums to fire, which changes what is computed; prune inputs or use another core"
                 )
             raise NotConvertibleError(
                 f"Layer `{name}` does not fit: one neuron needs {need} {resource}, but a core has {roomy[resource]}; use another core"
