@@ -36,7 +36,7 @@ def measure() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
     pairs = rank_correlations(tables)
     pairs["pair"] = [" - ".join(sorted({group(a), group(b)})) for a, b in zip(pairs["first"], pairs["second"], strict=True)]
     by_kind = pairs.groupby("pair")[["latency_s", "energy_j"]].agg(["min", "mean"])
-    by_kind.columns = [f"{name}_{what}" for name, what in by_kind.columns]
+    by_kind.columns = ["latency least", "latency mean", "energy least", "energy mean"]
 
     def known(network: int, name: str) -> dict[str, float]:
         return {"latency_s": float(tables[name][network, 0]), "energy_j": float(tables[name][network, 1])}

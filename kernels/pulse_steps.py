@@ -13,6 +13,8 @@ ORDER: Final = 6
 """Degree of the series of an exponential."""
 
 _jit = numba.njit(cache=True, fastmath={"contract"}, error_model="numpy", nogil=True)
+# A call would copy the descriptors of all arrays, which takes longer than what some of these functions do.
+_inlined = numba.njit(cache=True, fastmath={"contract"}, error_model="numpy", nogil=True, inline="always")
 
 
 class Sparse(NamedTuple):
@@ -51,7 +53,7 @@ class Sparse(NamedTuple):
     term_weights: npt.NDArray[np.complex128]
 
 
-@_jit
+@_inlined
 def fill_entries(sparse: Sparse, drives: Any, scale: float, entries_re: Any, entries_im: Any) -> None:
     """Write the Hamiltonian's entries off the diagonal for these values of the drives, times `scale`."""
     static_re, static_im = sparse.static_re, sparse.static_im
@@ -69,7 +71,7 @@ def fill_entries(sparse: Sparse, drives: Any, scale: float, entries_re: Any, ent
         entries_im[lower] -= y
 
 
-@_jit
+@_inlined
 def mix_drives(samples: Any, carriers: Any, mixing: Any, drives: Any) -> None:
     """Write the value of each operator's drive: channels' samples times their carriers, mixed."""
     for q in range(mixing.shape[0]):
@@ -79,7 +81,7 @@ def mix_drives(samples: Any, carriers: Any, mixing: Any, drives: Any) -> None:
         drives[q] = total
 
 
-@_jit
+@_inlined
 def apply_exponential(sparse: Sparse, series: Any, scale: float, entries_re: Any, entries_im: Any, terms: Any, v: Any) -> None:
     """Replace v by ``exp(-i H) v`` and leave the terms ``c_k (-i H)^k v`` behind; a vector is ``(states, 2)``, real and imaginary."""
     states = v.shape[0]
@@ -107,7 +109,7 @@ def apply_exponential(sparse: Sparse, series: Any, scale: float, entries_re: Any
             v[i, 1] -= x * factor
 
 
-@_jit
+@_inlined
 def apply_adjoint(
     sparse: Sparse, series: Any, scale: float, entries_re: Any, entries_im: Any, terms: Any, back: Any, w: Any, gradient: Any
 ) -> None:

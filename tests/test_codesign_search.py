@@ -83,7 +83,8 @@ def test_the_loss_shows_where_accelerators_rank_networks_in_opposite_order() -> 
     other = found.by_accelerator.set_index("accelerator").loc["other"]
     assert other["latency_correlation"] == pytest.approx(-1.0)
     # P holds 0 to 10; where a limit leaves 11 to 19 alone on the other accelerator, all of the best of these is lost.
-    assert other["largest_regret"] == found.frame["loss"].max() == scores[11]
+    assert found.kept == list(range(11)) and found.frame["loss"].max() == scores[11]
+    assert other["unmet"] == pytest.approx(1 - (11 / 20) ** 2) and other["largest_regret"] == 0
 
 
 @given(st.lists(st.integers(0, 5), min_size=3, max_size=20), st.integers(0, 10**6))

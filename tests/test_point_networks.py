@@ -78,12 +78,12 @@ def test_a_chip_reads_the_same_cells_with_noise() -> None:
 def test_every_point_gets_a_label() -> None:
     x, _ = shapes()
     labels = (x[..., 0] > 0).long() + (x[..., 0].abs() < 0.15)
-    made = net(propagations=(24, 24))
+    made = net(propagations=(48, 64))
     sim.fit_readout(made, (x, labels))
     scores = made(x)
     assert scores.shape == (96, 3, 48)
-    assert float((scores.argmax(1) == labels).float().mean()) > 0.75
-    assert made.random_weights == 6 * 24 + 27 * 48 + (48 + 24) * 24 + 27 * 24
+    assert float((scores.argmax(1) == labels).float().mean()) > 0.7  # the largest class has 0.52
+    assert made.random_weights == 6 * 24 + 27 * 48 + (48 + 24) * 48 + (48 + 3) * 64
 
 
 def test_events_and_points_become_clouds_in_the_unit_cube() -> None:

@@ -133,6 +133,9 @@ def engine() -> pd.DataFrame:
         for trials in (100, 1000):
             seconds = _timed(lambda trials=trials: _empty(trials, workers=2, store=folder / str(trials)))  # type: ignore[misc]
             rows.append((f"overhead a trial: random, 2 processes, {trials} trials, store and start", 1e3 * seconds / trials, "ms", 20.0))
+        start = time.process_time()
+        _empty(1000, workers=2, store=folder / "cpu")
+        rows.append(("the same, CPU time of the driver, 1000 trials", 1e3 * (time.process_time() - start) / 1000, "ms", 20.0))
         one, two = (_timed(lambda workers=workers: _empty(40, 1.0, workers=workers)) for workers in (1, 2))  # type: ignore[misc]
         rows.append(("two workers over one, 40 trials of a second", one / two, "x", 1.8))
         place = folder / "many"

@@ -92,7 +92,7 @@ def gradient_search(
                 cost = expected_cost(joint, [table.flatten() for _, table in tables]) / largest
                 loss = F.cross_entropy(_masked(family, names, chosen, x), y) + weight * cost
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 history.append(float(cost.detach()))
     finally:

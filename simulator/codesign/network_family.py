@@ -151,7 +151,7 @@ class NetworkFamily(nn.Module):
                 norm.weight.copy_(scale)
                 norm.bias.copy_(shift)
                 norm.reset_running_stats()
-                norm.momentum = None  # type: ignore[assignment]  # the plain mean over the batches that settle it
+                norm.momentum = None  # the plain mean over the batches that settle it
                 channels = outputs
             head = parts["head"]
             assert isinstance(head, nn.Linear)
@@ -224,11 +224,11 @@ def fit_family(
                 optimizer.zero_grad(set_to_none=True)
                 largest = family(x, space.at([1.0] * sides))
                 loss = F.cross_entropy(largest, y)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 total += float(loss.detach()) * len(x)
                 taught = largest.detach().softmax(1)
                 for shares in ([0.0] * sides, random.random(sides), random.random(sides)):
-                    F.cross_entropy(family(x, space.at(shares)), taught).backward()  # type: ignore[no-untyped-call]
+                    F.cross_entropy(family(x, space.at(shares)), taught).backward()
                 optimizer.step()
                 schedule.step()
             losses.append(total / len(inputs))
@@ -247,9 +247,11 @@ def rounded(weight: Tensor, bits: int | None) -> Tensor:
         return weight
     levels = max(1, 2 ** (bits - 1) - 1)
     step = weight.detach().flatten(1).abs().amax(1).clamp(min=1e-12).reshape(-1, *[1] * (weight.dim() - 1)) / levels
-    return weight + ((weight / step).round() * step - weight).detach()
+    found: Tensor = weight + ((weight / step).round() * step - weight).detach()
+    return found
 
 
 def _initial(seed: int, name: str, outputs: int, inputs: int, kernel: int) -> Tensor:
     shape = (outputs, inputs, kernel, kernel)
-    return normal(Key.of(seed=seed, layer=name, purpose="network family"), shape) * (2.0 / (inputs * min(kernel, 3) ** 2)) ** 0.5
+    found: Tensor = normal(Key.of(seed=seed, layer=name, purpose="network family"), shape) * (2.0 / (inputs * min(kernel, 3) ** 2)) ** 0.5
+    return found

@@ -28,10 +28,11 @@ class SemiDecoupled:
         Places of the networks that are best on the proxy under some limit: the set P.
     frame
         A row per pair of limits: ``latency_s`` and ``energy_j``, the ``network``, ``accelerator`` and ``accuracy`` that the search over P
-        finds, those of the exhaustive search (``best_...``), and ``loss``, the accuracy given away. Without `exhaustive` no ``best_``.
+        finds, those of the exhaustive search (``best_...``), and ``loss``, the accuracy given away, all of it where P has nothing. Without `exhaustive` no ``best_``.
     by_accelerator
-        A row per accelerator: mean and largest loss over its own grid of limits when its network comes from P (the regret at each
-        optimum), the share of limits at which nothing is lost, and the rank correlations with the proxy.
+        A row per accelerator, over its own grid of limits: mean and largest accuracy lost when its network comes from P (the regret at
+        each optimum), ``unmet``, the share of limits that no network of P keeps though another does, ``exact``, the share at which
+        nothing is lost, and the rank correlations with the proxy.
     evaluations, exhaustive_evaluations
         Costs of a network on an accelerator that each search needs: |A| + |P| (|H| - 1), and |A| |H|.
     proxy
@@ -246,14 +247,17 @@ def _named(found: tuple[float, int, str] | None, prefix: str) -> dict[str, Any]:
 
 
 def _regret(scores: Array, table: Array, proxy: Array, kept: list[int], limits: int, name: str) -> dict[str, Any]:
-    losses = []
+    losses, unmet = [], 0
     for latency, energy in _grid(table, limits):
         best = _best(scores, table, list(range(len(scores))), latency, energy)
         few = _best(scores, table, kept, latency, energy)
-        if best is not None:
-            losses.append(scores[best] - (scores[few] if few is not None else 0.0))
+        if best is not None and few is not None:
+            losses.append(scores[best] - scores[few])
+        unmet += best is not None and few is None
+    possible = max(1, len(losses) + unmet)
     return {
-        "accelerator": name, "mean_regret": float(np.mean(losses)), "largest_regret": float(np.max(losses)),
-        "exact": float(np.mean(np.array(losses) <= 0)), "latency_correlation": spearman(table[:, 0], proxy[:, 0]),
+        "accelerator": name, "mean_regret": float(np.mean(losses or [0.0])), "largest_regret": float(np.max(losses or [0.0])),
+        "unmet": unmet / possible, "exact": float(np.sum(np.array(losses) <= 0)) / possible,
+        "latency_correlation": spearman(table[:, 0], proxy[:, 0]),
         "energy_correlation": spearman(table[:, 1], proxy[:, 1]),
     }  # fmt: skip

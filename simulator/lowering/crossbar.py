@@ -147,13 +147,13 @@ class CrossbarLayer(HardwareLayer):
         self._arrays = None
 
     def _map(self) -> MappedWeights:
-        if self._shared is not None and self._shared.holds(self.weight, self.order, self.treatment):
+        if self._shared is not None and self._shared.holds(self.weight, self.design, self.order, self.treatment):
             return self._shared.mapped
         weight = self.weight.detach() if self.order is None else self.weight.detach()[self.order]
         mapped = self.design.mapping.map(weight, self.design.cell, self.references)
         mapped = mapped if self.treatment is None else self.treatment.map(mapped, weight, self.order)
         if self.sharing:
-            self._shared = SharedMapping(mapped, WeightMark.of(self.weight), self.order, self.treatment)
+            self._shared = SharedMapping(mapped, WeightMark.of(self.weight), self.design, self.order, self.treatment)
         return mapped
 
     def share_between_trials(self) -> None:
@@ -455,12 +455,13 @@ class SharedMapping:
 
     mapped: MappedWeights
     mark: WeightMark
+    design: RRAMCrossbar
     order: Tensor | None
     treatment: CellTreatment | None
 
-    def holds(self, weight: Tensor, order: Tensor | None, treatment: CellTreatment | None) -> bool:
-        """Return whether they are still those of these weights."""
-        return order is self.order and treatment is self.treatment and self.mark.holds(weight)
+    def holds(self, weight: Tensor, design: RRAMCrossbar, order: Tensor | None, treatment: CellTreatment | None) -> bool:
+        """Return whether they are still those of these weights on this design."""
+        return design is self.design and order is self.order and treatment is self.treatment and self.mark.holds(weight)
 
 
 class _Read(torch.autograd.Function):

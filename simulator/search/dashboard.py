@@ -67,7 +67,8 @@ def study_storage(folder: Path) -> optuna.storages.BaseStorage:
 
 def _add_study(storage: Any, name: str, about: dict[str, Any], rows: dict[str, list[dict[str, Any]]]) -> None:
     goals: dict[str, str] = about["goals"]
-    study = optuna.create_study(storage=storage, study_name=name, directions=list(goals.values()))
+    directions: Any = list(goals.values())
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions)
     study.set_metric_names(list(goals))
     for parts in rows.values():
         first = parts[0]

@@ -232,10 +232,8 @@ def _axis(sweep: Sweep, name: str, values: pd.Series) -> tuple[list[float], list
     scaled = np.log(numbers) if logarithmic else numbers
     low, high = float(scaled.min()), float(scaled.max())
     heights = ((scaled - low) / (high - low)) if high > low else scaled * 0 + 0.5
-    ticks = [
-        (float(heights[numbers.idxmin()]), _short(name, numbers.min())),
-        (float(heights[numbers.idxmax()]), _short(name, numbers.max())),
-    ]
+    ends = (0.0, 1.0) if high > low else (0.5, 0.5)
+    ticks = [(ends[0], _short(name, float(numbers.min()))), (ends[1], _short(name, float(numbers.max())))]
     return [float(height) for height in heights.fillna(-0.12)], ticks
 
 

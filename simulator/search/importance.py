@@ -37,7 +37,7 @@ def importances(sweep: Sweep) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     inputs = np.array([sweep.space.encode(trial.configuration) for trial in trials])
     names = _columns(sweep)
-    rows = []
+    rows: list[list[object]] = []
     for goal in sweep.goals.directions:
         target = np.array([(trial.means() or {})[goal] for trial in trials])
         forest = RandomForestRegressor(TREES, oob_score=True, bootstrap=True, random_state=0).fit(inputs, target)

@@ -77,7 +77,7 @@ class OptunaSearch(Searching):
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         ]
         last = max(generations, default=-1)
-        current = last + (generations.count(last) >= sampler.population_size)
+        current = last + (generations.count(last) >= (sampler.population_size or 1))
         for generation in range(self._settled + 1, current + 1):
             sampler.get_parent_population(self._study, generation)
         self._settled = max(self._settled, current)

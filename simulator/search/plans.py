@@ -12,6 +12,7 @@ from torch import nn
 from devices.base import Hardware
 from devices.quantities import nearest, one_line, parse_quantity, shown, unit_of
 from simulator._functions import import_function
+from simulator.batches import RepeatableBatches
 from simulator.models import load_model
 from simulator.preparing import Prepared, prepare
 from simulator.search.fidelity import Fidelity
@@ -119,7 +120,6 @@ class StudyNetwork:
     def fingerprint(self) -> str:
         """Return a digest of what decides the weights."""
         from simulator.fingerprints import digest, digest_batches
-        from simulator.trained import RepeatableBatches
 
         study = self.prepared.study
         train = RepeatableBatches(self.prepared.split.train_batches(study.training.batch_size, seed=None), seed=study.seed, name="data")
@@ -215,7 +215,7 @@ def _study_objective(data: dict[str, Any], folder: Path, search: Search, stem: s
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Join the keys of nested tables by dots, down to what describes a parameter."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in section.items():
         described = isinstance(value, list) or (isinstance(value, dict) and ({"low", "options"} & value.keys()))
         found |= {prefix + name: value} if described or not isinstance(value, dict) else _flat(value, f"{prefix}{name}.")

@@ -69,7 +69,8 @@ class Activity:
         for name, operations in self.synops.items():
             computed = "events" if self.events[name] else "dense"
             each = float(operations.sum()) / self._batch
-            rows.append({"layer": name, "spikes_per_sample": None, "rate": self.rates[name], "synops_per_sample": each, "computed": computed})
+            counted = {"spikes_per_sample": None, "rate": self.rates[name], "synops_per_sample": each, "computed": computed}
+            rows.append({"layer": name, **counted})
         frame = pd.DataFrame(rows)
         return frame.astype({"spikes_per_sample": "float64", "rate": "float64", "synops_per_sample": "float64"})
 

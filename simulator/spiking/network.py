@@ -1,6 +1,5 @@
 """A spiking network on its cores: all time steps of a step at once, in floating point or in the integers of the core."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -473,11 +472,6 @@ def check_neurons(core: SpikingCore, traced: Traced) -> None:
                 core.arithmetic.keep(neuron.decay)
             except ValueError as error:
                 raise NotConvertibleError(f"Layer `{name}`: {error}") from None
-
-
-def finite(value: float) -> float | None:
-    """Return a number, or None where it is not known."""
-    return value if math.isfinite(value) else None
 
 
 def every_kind(traced: Traced) -> dict[str, str]:

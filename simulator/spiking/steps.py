@@ -108,7 +108,7 @@ def merged(function: Any, values: Tensor) -> Tensor:
 
 
 def _unmerged(flat: Tensor, like: Tensor) -> Tensor:
-    result: Tensor = flat.unflatten(0, like.shape[:2])  # type: ignore[no-untyped-call]
+    result: Tensor = flat.unflatten(0, like.shape[:2])
     return result
 
 
