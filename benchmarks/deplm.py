@@ -77,7 +77,7 @@ def run(task: Task, zero_probability: float = 0.5) -> pd.DataFrame:
     design = RRAMCrossbar.preset("taox_40nm_random")
     net = PointNetwork(design, task.stages, task.classes, propagations=task.propagations, zero_probability=zero_probability)
     fit_readout(net, task.train)
-    found = sim.evaluate(point_chip(net, task.train[0][:32]), task.test, trials=TRIALS, batch_size=64, progress=False)
+    found = sim.evaluate(point_chip(net, task.train[0][:128]), task.test, trials=TRIALS, batch_size=64, progress=False)
     mean = found.mean()
     trained = net.readout.weight.numel()
     rows.append(
@@ -96,7 +96,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         made = Figure(figsize=(4.6, 2.8), layout="constrained")
         FigureCanvasAgg(made)
         axes = made.add_subplot()
-        labels = [f"{row.data}\nzero with {row.zero_probability:g}" for row in frame.itertuples()]
+        labels = [f"{str(row.data).replace(', ', chr(10))}\np(zero) = {row.zero_probability:g}" for row in frame.itertuples()]
         places = range(len(labels))
         axes.bar([p - 0.2 for p in places], 100 * frame["float"], 0.38, color="#999999", label="float")
         axes.bar(
@@ -104,9 +104,9 @@ def figure(frame: pd.DataFrame) -> Figure:
             label="arrays, 2 % read noise",
         )  # fmt: skip
         axes.set_xticks(list(places), labels)
-        axes.tick_params(axis="x", labelsize=5.5)
+        axes.tick_params(axis="x", labelsize=6)
         axes.set_ylabel("accuracy (%), 95 % interval over reads")
-        axes.legend(loc="lower left")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return made
 
 

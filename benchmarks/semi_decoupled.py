@@ -81,10 +81,16 @@ def draw(pairs: pd.DataFrame, regrets: pd.DataFrame) -> Figure:
         places = np.arange(len(names)) + (place - 1) * 0.27
         right.barh(places, 100 * rows["mean_regret"], 0.25, label=f"proxy {proxy}, {rows['kept'].iloc[0]} networks kept", color=f"C{place}")
         right.plot(100 * rows["largest_regret"], places, "|", color="#333333", markersize=5)
+        for height, largest, unmet in zip(places, rows["largest_regret"], rows["unmet"], strict=True):
+            if unmet > 0:
+                right.annotate(
+                    f"none at {unmet:.0%}", (100 * largest, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=5
+                )
     right.set_yticks(range(len(names)), names, fontsize=6)
     right.invert_yaxis()
-    right.set_xlabel("accuracy lost at each limit: mean (bar) and largest (tick), percentage points", fontsize=7)
-    right.legend(fontsize=6)
+    right.tick_params(axis="x", labelsize=6)
+    right.set_xlabel("accuracy lost at a limit: mean (bar), largest (tick), points; limits that no kept network keeps: share", fontsize=6)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", fontsize=6, ncols=3)
     return figure
 
 

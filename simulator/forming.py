@@ -61,7 +61,7 @@ def form_pairs(cell: ResistiveCell, shape: tuple[int, ...], key: Key, off: Off =
     Examples
     --------
     >>> cell = RRAMCrossbar.preset("taox_40nm_random").cell
-    >>> pairs = form_pairs(cell, (100, 100), Key.of(seed=0))
+    >>> pairs = form_pairs(cell, (300, 300), Key.of(seed=0))
     >>> difference = pairs.on[0] - pairs.on[1]
     >>> round(float(difference.abs().mean()) * 1e6, 1), float(pairs.off.max())
     (6.0, 0.0)

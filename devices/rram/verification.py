@@ -175,7 +175,7 @@ def verification_profile(cell: ResistiveCell, verification: Verification) -> Ver
     >>> cell = PolynomialCell(g_min_siemens=1e-5, g_max_siemens=3e-5, sigma_coefficients_microsiemens=(2.0,))
     >>> profile = verification_profile(cell, PulseVerification())
     >>> round(profile.before[20] ** 0.5 * 1e6, 1), round(profile.after[20] ** 0.5 * 1e6, 1), round(profile.pulses[20])
-    (2.0, 0.6, 10)
+    (2.0, 0.7, 10)
     """
     levels = torch.linspace(cell.g_min_siemens, cell.g_max_siemens, _LEVELS)
     targets = levels[:, None].repeat(1, _DRAWS)

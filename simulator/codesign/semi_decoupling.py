@@ -28,7 +28,8 @@ class SemiDecoupled:
         Places of the networks that are best on the proxy under some limit: the set P.
     frame
         A row per pair of limits: ``latency_s`` and ``energy_j``, the ``network``, ``accelerator`` and ``accuracy`` that the search over P
-        finds, those of the exhaustive search (``best_...``), and ``loss``, the accuracy given away, all of it where P has nothing. Without `exhaustive` no ``best_``.
+        finds, those of the exhaustive search (``best_...``), and ``loss``, the accuracy given away: all of it
+        where P has nothing. Without `exhaustive` no ``best_``.
     by_accelerator
         A row per accelerator, over its own grid of limits: mean and largest accuracy lost when its network comes from P (the regret at
         each optimum), ``unmet``, the share of limits that no network of P keeps though another does, ``exact``, the share at which
