@@ -7,7 +7,7 @@ lie on the edges of the sample; each exponential is a Chebyshev series of degree
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, Final
 
@@ -275,6 +275,10 @@ def pulse_series(system: DrivenSystem, samples: Tensor, mixing: npt.NDArray[np.c
     return exponential_series(math.ceil(bound / repeats * 50) / 50), repeats
 
 
+def _scaled(function: Any, radius: float, x: Any) -> Any:
+    return function(radius * x)
+
+
 @cache
 def exponential_series(radius: float) -> npt.NDArray[np.float64]:
     """Return the factors of the polynomial of degree 6 that comes nearest to ``exp(-i x)`` for ``|x| <= radius``.
@@ -290,8 +294,9 @@ def exponential_series(radius: float) -> npt.NDArray[np.float64]:
     if radius <= TAYLOR_RADIUS:
         return np.concatenate([[1.0], 1.0 / np.arange(1, ORDER + 1)])
     powers = np.zeros(ORDER + 1)
-    for part in (0, 1):
-        chosen = chebinterpolate(lambda x: np.cos(radius * x) if part == 0 else np.sin(radius * x), 24)  # noqa: B023
+    for part, function in enumerate((np.cos, np.sin)):
+        scaled: Any = partial(_scaled, function, radius)
+        chosen: Any = chebinterpolate(scaled, 24)
         chosen = chosen[: ORDER + 1].copy()
         chosen[1 - part :: 2] = 0.0
         powers += np.abs(np.pad(cheb2poly(chosen), (0, ORDER + 1))[: ORDER + 1]) / radius ** np.arange(ORDER + 1)

@@ -153,7 +153,7 @@ def write_verify(
     ------
     ValueError
         If not exactly one limit is given or it is out of range, the data are empty, the chip has no resistive cells that can be tuned,
-        or it has aged.
+        its outputs were remapped, or it has aged.
 
     Examples
     --------
@@ -249,6 +249,11 @@ def _all_verified(layer: CrossbarLayer, verification: Verification) -> _Spent:
 def _ready(chip: Chip, layers: Mapping[str, CrossbarLayer]) -> None:
     """Program what was not, and refuse what cannot be verified."""
     for name, layer in layers.items():
+        if layer.remapping is not None:
+            raise ValueError(
+                f"Argument `chip` must have outputs where they were compiled to, but those of layer `{name}` were remapped around stuck "
+                "cells; verify a chip that is not remapped"
+            )
         if not layer.programmed:
             layer.program(chip.seed, 0)
         layer._require_current_masters()

@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from simulator.costing import Total, totals
-from simulator.figures import LABELS, label_of, percent, text_of
+from simulator.figures import LABELS, label_of, text_of
 from simulator.running import PLAIN, StudyResult
 from simulator.statistics import Interval
+from simulator.words import percent
 
 PREFIXES = ((1e-15, "f"), (1e-12, "p"), (1e-9, "n"), (1e-6, "µ"), (1e-3, "m"), (1.0, ""))
 UNITS = {"energy_j": "J", "static_energy_j": "J", "latency_s": "s", "interval_s": "s", "area_m2": "m²", "programming_energy_j": "J"}

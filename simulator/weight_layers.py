@@ -1,5 +1,6 @@
 """A matrix of weights in a model: where it lies, and what it does to inputs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -124,9 +125,9 @@ def weight_layer(layer: nn.Module) -> WeightLayer:
     >>> weight_layer(nn.Linear(3, 2)).kind
     'Linear'
     """
-    if hasattr(layer, "circuit_layer"):
-        circuit: WeightLayer = layer.circuit_layer()
-        return circuit
+    describe: Callable[[], WeightLayer] | None = getattr(layer, "circuit_layer", None)  # type: ignore[assignment]
+    if describe is not None:
+        return describe()
     if not isinstance(layer, MAPPABLE):
         raise NotMappedError("")
     base = next(kind for kind in MAPPABLE if isinstance(layer, kind))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -228,8 +229,8 @@ def _virtual_z_fidelity(backend: "TransmonBackend", schedule: Any, transmons: tu
 
     turns = frame_turns(backend, schedule)
     angles = np.array([sum(turns[q] for bit, q in enumerate(transmons) if index >> bit & 1) for index in range(2 ** len(transmons))])
-    target = GATES[name] * np.exp(-1j * angles)[:, None]
-    return gate_fidelity(backend, schedule, transmons, target.to(GATES[name].dtype))
+    target = GATES[name] * torch.from_numpy(np.exp(-1j * angles))[:, None]
+    return gate_fidelity(backend, schedule, transmons, target)
 
 
 @lru_cache(maxsize=16)

@@ -1,7 +1,7 @@
 """The cross-resonance gate: its Hamiltonian by tomography of the target, then amplitude, phase and rotary of the echoed pulse."""
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -71,7 +71,8 @@ def cr_tomography(bench: Bench, builder: PulseBuilder, control: int, target: int
                 sequence.clock = [at + drive.duration_samples] * backend.count
                 schedules.append(_read_axis(sequence, target, axis))
             measured[f"{axis}{excited}"] = 1 - 2 * bench.ones(schedules, target, f"cr {control} {target} {excited}{axis}")
-    rates, fitted = {}, {}
+    rates: dict[int, Curve] = {}
+    fitted: dict[str, Curve] = {}
     grid = np.linspace(0.0, float(seconds[-1]), 200)
     for excited in (0, 1):
         curves = np.stack([measured[f"{axis}{excited}"] for axis in "XYZ"])
@@ -208,11 +209,15 @@ def cross_resonance(
         )  # fmt: skip
 
     def error(values: Curve) -> float:
-        return zx_error(echo_unitary(bench, gates, pulse(values)), levels, control, target, values[3:])
+        return zx_error(echo_unitary(bench, gates, pulse(values)), levels, control, target, values[3:].tolist())
 
     def phases(values: Curve) -> Curve:
         unitary = echo_unitary(bench, gates, pulse(values))
-        best = minimize(lambda two: zx_error(unitary, levels, control, target, two), values[3:], method="Nelder-Mead")
+
+        def remaining(two: Any) -> float:
+            return zx_error(unitary, levels, control, target, two.tolist())
+
+        best: Any = minimize(remaining, values[3:], method="Nelder-Mead")
         return np.concatenate([values[:3], best.x])
 
     turnings = np.linspace(0.0, 0.25, 11)
@@ -221,7 +226,9 @@ def cross_resonance(
     chosen = int(np.argmin(errors))
     start = trials[chosen]
     simplex = start + np.concatenate([np.zeros((1, 5)), np.diag([0.01, 0.02, 0.01, 0.02, 0.02])])
-    best = minimize(error, start, method="Nelder-Mead", options={"initial_simplex": simplex, "maxfev": 250, "xatol": 1e-6, "fatol": 1e-9})
+    best: Any = minimize(
+        error, start, method="Nelder-Mead", options={"initial_simplex": simplex, "maxfev": 250, "xatol": 1e-6, "fatol": 1e-9}
+    )
     found = pulse(best.x)
     rotary = Experiment(
         "Rotary", (control, target), "rotary amplitude", "gate error", turnings, {"error": errors}, (turnings, {"error": errors}),

@@ -6,7 +6,7 @@ and returns a `HardwareLayer`, or raises `NotMappedError` with the reason why th
 
 from functools import singledispatch
 
-from devices.base import ComputeMacro, DigitalArray
+from devices.base import ComputeMacro, DigitalArray, SpikingCore
 from devices.design import Design
 from devices.quantum import TransmonBackend
 from devices.remote import RemoteChip
@@ -103,3 +103,8 @@ def _(design: TiledSystem, layer: WeightLayer, name: str, seed: int) -> Hardware
     lowered = lower(design.arrays, layer, name, seed)
     lowered.system = design
     return lowered
+
+
+@lower.register
+def _(design: SpikingCore, layer: WeightLayer, name: str, seed: int) -> HardwareLayer:
+    raise NotMappedError("spiking cores take a whole model, whose spikes flow from layer to layer; pass the core itself as `design`")

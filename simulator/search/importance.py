@@ -40,6 +40,7 @@ def importances(sweep: Sweep) -> pd.DataFrame:
     rows: list[list[object]] = []
     for goal in sweep.goals.directions:
         target = np.array([(trial.means() or {})[goal] for trial in trials])
+        target = (target - target.mean()) / (target.std() or 1.0)  # trees take differences of nanojoules for equal numbers
         forest = RandomForestRegressor(TREES, oob_score=True, bootstrap=True, random_state=0).fit(inputs, target)
         base = forest.score(inputs, target)
         for parameter in sweep.space.parameters:
