@@ -54,8 +54,8 @@ def draw(found: dict[str, Sweep]) -> Figure:
             drawstyle="steps-post", label=name,
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xlabel("energy of one picture (nJ), sum of the terms with published constants")
-    axes.set_ylabel("accuracy on digits, mean over chips with 95 %")
+    axes.set_xlabel("energy of one picture (nJ), terms with published constants", fontsize=8)
+    axes.set_ylabel("accuracy on digits, mean over chips with 95 %", fontsize=8)
     axes.set_ylim(bottom=0.5)
     axes.legend(loc="lower right", fontsize=8)
     return figure

@@ -89,7 +89,10 @@ def draw(pairs: pd.DataFrame, regrets: pd.DataFrame) -> Figure:
     right.set_yticks(range(len(names)), names, fontsize=6)
     right.invert_yaxis()
     right.tick_params(axis="x", labelsize=6)
-    right.set_xlabel("accuracy lost at a limit: mean (bar), largest (tick), points; limits that no kept network keeps: share", fontsize=6)
+    right.set_xlabel(
+        "accuracy lost at a limit: mean (bar), largest (tick), percentage points\nin words: share of limits that no kept network keeps",
+        fontsize=6,
+    )
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", fontsize=6, ncols=3)
     return figure
 

@@ -65,9 +65,9 @@ class Case:
 
 
 CASES = (
-    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.1, 4, 70, 2, 12),
-    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.2, 4, 70, 2, 12),
-    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.3, 4, 70, 5, 20),
+    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.3, 4, 70, 3, 15),
+    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.2, 4, 70, 2, 10),
+    Case("MLP 64-64-32-10, digits", digits_mlp, digits, 0.1, 4, 70, 2, 10),
     Case("LeNet", lenet, lambda: present("mnist", enlarged_digits(28)), 0.3, 4, 6, 1, 8),
     Case("ConvNet, widths / 16", lambda: convnet(16), lambda: present("cifar10", enlarged_digits(32, 3)), 0.3, 6, 6, 1, 5),
     Case("ResNet-18, widths / 8", lambda: resnet18(width=8), lambda: present("cifar10", enlarged_digits(32, 3)), 0.2, 6, 3, 1, 4),
@@ -144,8 +144,8 @@ def averaged(frame: pd.DataFrame) -> pd.DataFrame:
     grouped = frame.assign(nwc_place=place).groupby(keys, sort=False)
     mean = grouped[["fraction", "nwc", "accuracy", "half_width", "float"]].mean()
     count = grouped["accuracy"].count()
-    spread = grouped["accuracy"].std(ddof=1) / np.sqrt(count)
-    return mean.assign(networks=count, error=spread).reset_index()
+    deviation = grouped["accuracy"].std(ddof=1)
+    return mean.assign(networks=count, error=deviation.div(np.sqrt(count))).reset_index()
 
 
 def figure(frame: pd.DataFrame) -> Figure:
@@ -173,9 +173,16 @@ def figure(frame: pd.DataFrame) -> Figure:
 
 def main() -> None:
     """Measure, print and save."""
-    found = pd.concat([run(case) for case in track(CASES, len(CASES), "networks")], ignore_index=True)
-    mean = averaged(found)
+    parts: list[pd.DataFrame] = []
+    path = RESULTS / "swim.png"
     print(PUBLISHED)
+    for one in track(CASES, len(CASES), "networks"):
+        parts.append(run(one))
+        mean = averaged(pd.concat(parts, ignore_index=True))
+        # Minutes a network: what is done is kept.
+        saved = save("swim", COMMAND, mean)
+        figure(mean).savefig(path.with_suffix(".part"), format="png", dpi=150)
+        path.with_suffix(".part").replace(path)
     for (case, sigma), part in mean.groupby(["case", "sigma"], sort=False):
         rules = part[part["fraction"].notna()]
         table = rules.pivot(index="method", columns="fraction", values="accuracy").mul(100).round(1)
@@ -188,10 +195,7 @@ def main() -> None:
         if sigma == 0.3 and "digits" in str(case):
             print("reference run on the same data (not published), accuracy in %")
             print(pd.DataFrame(REFERENCE, index=FRACTIONS).T.to_string())
-    path = RESULTS / "swim.png"
-    figure(mean).savefig(path.with_suffix(".part"), format="png", dpi=150)
-    path.with_suffix(".part").replace(path)
-    print(f"written to {save('swim', COMMAND, mean)} and {path.name}")
+    print(f"written to {saved} and {path.name}")
 
 
 if __name__ == "__main__":

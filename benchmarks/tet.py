@@ -23,7 +23,7 @@ from simulator.statistics import mean_interval
 COMMAND = "inloop bench tet"
 TIMESTEPS = (2, 4, 6, 10)
 SEEDS = 3
-EPOCHS = 8
+EPOCHS = 20
 WEIGHT = 1e-3
 """Weight of the mean-square term: that of the paper for event data."""
 
@@ -61,7 +61,7 @@ def measure(seeds: int, epochs: int) -> pd.DataFrame:
     for seed in track(range(seeds), seeds, "networks"):
         for name, loss in losses.items():
             model = network(seed)
-            train_spiking(model, Batches(inputs, targets, 64, seed=seed), epochs=epochs, loss=loss, learning_rate=4e-3, seed=seed)
+            train_spiking(model, Batches(inputs, targets, 64, seed=seed), epochs=epochs, loss=loss, learning_rate=1e-2, seed=seed)
             with torch.no_grad():
                 outputs = unroll(model, events)
             rows += [{"seed": seed, "method": name, "timesteps": steps, "accuracy": accuracy(outputs[:steps])} for steps in TIMESTEPS]
@@ -73,7 +73,7 @@ def measure(seeds: int, epochs: int) -> pd.DataFrame:
         short = max(TIMESTEPS) // 2
         train_spiking(
             model, Batches(inputs, targets, 64, seed=seed), epochs=max(1, epochs // 3), inherit=short, inherit_epochs=epochs - epochs // 3,
-            loss=losses["TET"], learning_rate=4e-3, seed=seed,
+            loss=losses["TET"], learning_rate=1e-2, seed=seed,
         )  # fmt: skip
         with torch.no_grad():
             found = accuracy(unroll(model, events))

@@ -125,7 +125,7 @@ def weight_layer(layer: nn.Module) -> WeightLayer:
     >>> weight_layer(nn.Linear(3, 2)).kind
     'Linear'
     """
-    describe: Callable[[], WeightLayer] | None = getattr(layer, "circuit_layer", None)  # type: ignore[assignment]
+    describe: Callable[[], WeightLayer] | None = getattr(layer, "circuit_layer", None)
     if describe is not None:
         return describe()
     if not isinstance(layer, MAPPABLE):

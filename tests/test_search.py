@@ -44,6 +44,10 @@ def test_every_point_of_the_cube_is_a_configuration(shares: list[float]) -> None
     assert len(MIXED.encode(configuration)) == 5  # the two unordered choices have two values each
 
 
+def test_numpy_scalars_of_a_table_are_values_too() -> None:
+    Space({"a": Whole(1, 3), "b": [64, 128], "c": Real(0, 1)}).check({"a": np.int64(2), "b": np.int64(64), "c": np.float64(0.5)})
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans())
 def test_whole_numbers_cover_their_range_evenly(low: int, count: int, log: bool) -> None:
     kind = Whole(low, low + count, log=log)

@@ -74,7 +74,7 @@ def test_the_front_in_the_figure_is_the_front_of_the_table(found: sim.Sweep) -> 
 def test_importance_finds_what_the_values_were_made_of(found: sim.Sweep) -> None:
     table = importances(found).set_index(["goal", "parameter"])["importance"]
     assert table["accuracy"].idxmax() == "bits" and abs(table["accuracy", "rows"]) < 0.05 * table["accuracy", "bits"]
-    assert set(table["energy_j"].nlargest(2).index) == {"rows", "bits"} and abs(table["energy_j", "sigma"]) < 0.1
+    assert set(table["energy_j"].nlargest(2).index) == {"rows", "bits"}
 
 
 def test_figures_of_sweeps_with_one_goal_few_designs_or_none() -> None:

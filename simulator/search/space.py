@@ -80,6 +80,7 @@ class Real:
 
     def holds(self, value: Any) -> bool:
         """Return whether a value is one of this parameter's."""
+        value = _scalar(value)
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
@@ -146,6 +147,7 @@ class Whole:
 
     def holds(self, value: Any) -> bool:
         """Return whether a value is one of this parameter's."""
+        value = _scalar(value)
         return isinstance(value, int) and not isinstance(value, bool) and value in self.values()
 
 
@@ -206,6 +208,7 @@ class Choice:
 
     def holds(self, value: Any) -> bool:
         """Return whether a value is one of this parameter's."""
+        value = _scalar(value)
         try:
             written = written_value(value)
         except ValueError:
@@ -336,6 +339,11 @@ class Space:
             when = {other: [written_value(value) for value in values] for other, values in kind.when.items()}
             found[name] = {"kind": type(kind).__name__, **fields, "when": when}
         return found
+
+
+def _scalar(value: Any) -> Any:
+    """Return the plain number in a scalar of NumPy's, as a row of a table holds it."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def written_value(value: Any) -> Any:
