@@ -5,6 +5,7 @@ which are not downloaded; the generated events are a substitute.
 """
 
 import argparse
+from typing import Any
 
 import pandas as pd
 import torch
@@ -67,7 +68,8 @@ def measure(seeds: int, epochs: int) -> pd.DataFrame:
             rows += [{"seed": seed, "method": name, "timesteps": steps, "accuracy": accuracy(outputs[:steps])} for steps in TIMESTEPS]
             if name == "TET":
                 chip = sim.compile(model, SpikingCore.preset("loihi1"), example_inputs=events[:4], coding="events")
-                found = accuracy(chip.model.over_time(events))
+                over_time: Any = chip.model.over_time
+                found = accuracy(over_time(events))
                 rows.append({"seed": seed, "method": "TET on loihi1", "timesteps": max(TIMESTEPS), "accuracy": found})
         model = network(seed)
         short = max(TIMESTEPS) // 2

@@ -35,7 +35,7 @@ def brute_force(scores: np.ndarray, tables: dict[str, np.ndarray], latency: floa
     return max(allowed, default=math.nan)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 12), st.integers(1, 4))
 def test_the_exhaustive_side_is_brute_force_and_the_loss_its_difference(seed: int, count: int, arrays: int) -> None:
     random = np.random.default_rng(seed)
@@ -88,6 +88,7 @@ def test_the_loss_shows_where_accelerators_rank_networks_in_opposite_order() -> 
     assert other["unmet"] == pytest.approx(1 - (11 / 19) ** 2) and other["largest_regret"] == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=3, max_size=20), st.integers(0, 10**6))
 def test_rank_correlations_are_those_of_scipy_with_ties(first: list[int], seed: int) -> None:
     second = np.random.default_rng(seed).permutation(np.array(first) % 4).astype(float)

@@ -359,8 +359,3 @@ def test_a_core_of_ones_own_fires_by_its_own_rule() -> None:
     with torch.no_grad():
         torch.testing.assert_close(chip(x), model[2](clip_floor(model[0](x), 2 * level, 16) / 2), atol=1e-4, rtol=1e-4)
     assert spiking.cores(chip).cores_of() == {"1": 2, "2": 1}
-
-
-def test_a_part_of_a_model_on_spiking_cores_is_refused() -> None:
-    with pytest.raises(ValueError, match="spiking cores take a whole model"):
-        sim.compile(trained(), {"features.*": IDEAL}, example_inputs=torch.rand(2, 1, 8, 8))

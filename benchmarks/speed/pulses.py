@@ -301,8 +301,8 @@ def open_evolution() -> pd.DataFrame:
     samples = torch.from_numpy(problem.samples)
     collapses = []
     for q, one in enumerate(backend.transmons):
-        for own in collapse_operators(one, 3):
-            collapses.append(np.kron(np.eye(3), own) if q == 0 else np.kron(own, np.eye(3)))
+        for operator in collapse_operators(one, 3):
+            collapses.append(np.kron(np.eye(3), operator) if q == 0 else np.kron(operator, np.eye(3)))
     reference = lindblad_reference(problem, collapses)
     vectors, rates = model.dressing[1].numpy(), model.frame_rates
 

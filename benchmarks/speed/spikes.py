@@ -5,6 +5,7 @@ is installed (a virtual environment of its own, with inloop's packages in it); w
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -103,6 +104,14 @@ def layer_cases(rate: float = 0.05) -> dict[str, Callable[[], object]]:
     return {"dense, torch": dense, "events, float32": events(rows, sums, 1.0), "events, int8": events(narrow, whole, level)}
 
 
+def _dense(spikes: Tensor, weight: Tensor) -> Tensor:
+    return functional.linear(spikes.float(), weight)
+
+
+def _dense_maps(maps: Tensor, kernel: Tensor) -> Tensor:
+    return functional.conv2d(maps.float(), kernel, padding=1)
+
+
 def crossover() -> pd.DataFrame:
     """Return the CPU time of events over a dense product by the share of inputs that spike: what `events_are_faster` is made of."""
     generator = torch.Generator().manual_seed(2)
@@ -114,9 +123,9 @@ def crossover() -> pd.DataFrame:
         laid, narrow = weight.t().contiguous(), (weight.t() * 20).round().to(torch.int8).contiguous()
         found = cpu_times(
             {
-                "dense": lambda spikes=spikes: functional.linear(spikes.float(), weight),
-                "events": lambda spikes=spikes, laid=laid: event_linear(spikes, laid),
-                "events, int8": lambda spikes=spikes, narrow=narrow: event_linear(spikes, narrow),
+                "dense": partial(_dense, spikes, weight),
+                "events": partial(event_linear, spikes, laid),
+                "events, int8": partial(event_linear, spikes, narrow),
             },
             repetitions=5,
         ).set_index("name")["ratio"]
@@ -127,9 +136,9 @@ def crossover() -> pd.DataFrame:
             event, event8 = EventKernel.of(kernel, padding=(1, 1)), EventKernel.of((kernel * 20).round().to(torch.int8), padding=(1, 1))
             found = cpu_times(
                 {
-                    "dense": lambda maps=maps, kernel=kernel: functional.conv2d(maps.float(), kernel, padding=1),
-                    "events": lambda maps=maps, event=event: event_convolution(maps, event),
-                    "events, int8": lambda maps=maps, event8=event8: event_convolution(maps, event8),
+                    "dense": partial(_dense_maps, maps, kernel),
+                    "events": partial(event_convolution, maps, event),
+                    "events, int8": partial(event_convolution, maps, event8),
                 },
                 repetitions=5,
             ).set_index("name")["ratio"]
@@ -148,7 +157,8 @@ class ReluBlock(ResidualBlock):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
         y = self.first_relu(self.first_norm(self.first(x)))
-        return self.second_relu(self.second_norm(self.second(y)) + self.shortcut(x))
+        result: Tensor = self.second_relu(self.second_norm(self.second(y)) + self.shortcut(x))
+        return result
 
 
 def resnet20(classes: int = 10) -> nn.Sequential:

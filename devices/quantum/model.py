@@ -273,7 +273,7 @@ class TransmonModel:
         return self._waits[samples]
 
 
-SAMPLES_PER_CHANNEL = 4
+SAMPLES_PER_CHANNEL = 2
 """Samples between two channels of relaxation: what that splits wrongly stays under 1e-7 in trace distance for transmons."""
 LARGEST_GENERATOR = 16
 """States up to which the exponential of the whole generator is taken to wait."""

@@ -195,8 +195,10 @@ class TimeAccuracy:
 
     def at(self, timesteps: int) -> Interval:
         """Return the accuracy after a number of steps, with its 95 % Wilson interval."""
-        row = self.frame.set_index("timesteps").loc[timesteps]
-        return wilson_interval(round(float(row["accuracy"]) * self.samples), self.samples)
+        share = self.frame.loc[self.frame["timesteps"] == timesteps, "accuracy"].to_numpy(float)
+        if len(share) != 1:
+            raise ValueError(f"Argument `timesteps` must be one of {self.frame['timesteps'].tolist()}, but got {timesteps!r}")
+        return wilson_interval(round(share[0] * self.samples), self.samples)
 
     def figure(self) -> "Figure":
         """Return accuracy over time with its interval."""

@@ -126,7 +126,7 @@ class CorePlacement:
     def binding(self) -> str | None:
         """The resource that is used most on any core; None where nothing limits."""
         frame = self.frame.dropna(subset=["share"])
-        return None if frame.empty else str(frame.loc[frame["share"].idxmax(), "resource"])
+        return None if frame.empty else str(frame["resource"].iloc[int(frame["share"].to_numpy().argmax())])
 
     def __str__(self) -> str:
         used = len({tile.core for tile in self.tiles})

@@ -253,8 +253,8 @@ def _neurons(nir: Any, name: str, node: Any, dt: float, discretization: Discreti
     if np.ptp(threshold) > 0:  # each neuron in units of its own threshold
         gain, offset, level = gain / threshold, offset / threshold, 1.0
     shape = np.broadcast_shapes(np.shape(gain), np.shape(threshold), np.shape(offset))
-    tensors = (torch.as_tensor(np.broadcast_to(one, shape).copy(), dtype=torch.float32) for one in (gain, offset))
-    return LIF(level, float(decay.flat[0]), comparator=">", reset="hard"), *tensors
+    gains, offsets = (torch.as_tensor(np.broadcast_to(one, shape).copy(), dtype=torch.float32) for one in (gain, offset))
+    return LIF(level, float(decay.flat[0]), comparator=">", reset="hard"), gains, offsets
 
 
 def _layer(nir: Any, name: str, node: Any) -> nn.Module:

@@ -288,11 +288,13 @@ class SpikingNetwork(HardwareLayer):
         neuron = step.neuron
         if integers is not None:
             assert self.arithmetic is not None
-            current = signal.current
-            if current is None:
-                current = sum(p.counts.to(torch.int32) * w for p, w in zip(signal.parts, integers.worths[name][0], strict=True))
-            elif current.is_floating_point():  # the input itself
-                current = (current.double() * integers.gain[name]).round().to(torch.int32)
+            if signal.current is None:
+                weighed = [p.counts.to(torch.int32) * w for p, w in zip(signal.parts, integers.worths[name][0], strict=True)]
+                current = torch.stack(weighed).sum(0, dtype=torch.int32) if len(weighed) > 1 else weighed[0]
+            elif signal.current.is_floating_point():  # the input itself
+                current = (signal.current.double() * integers.gain[name]).round().to(torch.int32)
+            else:
+                current = signal.current
             if not self._folded(name) and bool(integers.shift[name].any()):
                 current = current + integers.shift[name]
             keep, shift = (1, 0) if neuron.decay == 1 else (self.arithmetic.keep(neuron.decay), self.arithmetic.decay_bits)
@@ -346,9 +348,9 @@ class SpikingNetwork(HardwareLayer):
 
     def fold_shifts(self, only: Sequence[str] | None = None) -> None:
         """Put what calibration adds to currents into the biases before them, where one layer's bias reaches no other neurons."""
-        for step in self.synapses.values():
-            step.extra = None
-            step.forget()
+        for synapses in self.synapses.values():
+            synapses.extra = None
+            synapses.forget()
         self._in_bias = set()
         uses = Counter(source for inputs in self.layout.inputs for source in inputs)
         steps = self.named_steps()
@@ -360,7 +362,7 @@ class SpikingNetwork(HardwareLayer):
                 source = pending.pop()
                 if source == INPUT or uses[source] > 1:
                     continue
-                step = steps[source]
+                step: Step = steps[source]
                 if isinstance(step, Synapses):
                     step.extra = population.shift.reshape(-1).expand(step.weight.shape[0]).contiguous()
                     self._in_bias.add(name)
