@@ -153,6 +153,7 @@ def pull_back_matrices(
     by_drive = np.empty(operators, np.complex128)
     entries_re, entries_im = np.empty(sparse.columns.shape[0]), np.empty(sparse.columns.shape[0])
     back = np.empty((ORDER, states, 2))
+    by_terms = np.empty((sparse.term_rows.shape[0], 2))
     count = samples.shape[1]
     for b in range(cotangents.shape[0]):
         chosen = b if samples.shape[0] > 1 else 0
@@ -182,7 +183,9 @@ def pull_back_matrices(
                     for _ in range(repeats):
                         position -= 1
                         for c in range(states):
-                            apply_adjoint(sparse, series, scale, entries_re, entries_im, terms[position, c], back, columns[c], by_drive)
+                            apply_adjoint(
+                                sparse, series, scale, entries_re, entries_im, terms[position, c], back, by_terms, columns[c], by_drive
+                            )
                     for c in range(channels):
                         total = 0.0j
                         for q in range(operators):

@@ -164,7 +164,7 @@ def test_the_known_hypervolume_of_the_test_problem() -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "trials", "share"),
-    [(NSGA2(population=24), 480, 0.9), (NSGA3(population=24), 480, 0.85), (TPE(batch=10, startup=20), 240, 0.8), (Predictor(), 48, 0.95)],
+    [(NSGA2(population=24), 480, 0.9), (NSGA3(population=24), 480, 0.85), (TPE(batch=10, startup=20), 240, 0.8), (Predictor(), 64, 0.93)],
     ids=lambda value: type(value).__name__ if not isinstance(value, int | float) else str(value),
 )
 def test_strategies_find_the_known_front(strategy: Any, trials: int, share: float) -> None:

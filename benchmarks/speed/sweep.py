@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 import simulator as sim
+from benchmarks.speed.empty_objective import EmptyObjective
 from benchmarks.timing import save
 from devices import SystolicArray
 from simulator.codesign import NetworkFamily
@@ -113,18 +114,6 @@ def _first_within(costs: np.ndarray[Any, Any], true: float) -> float:
     return float(high)
 
 
-class Nothing:
-    """An evaluation that takes no time, or sleeps."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
-
-    def __call__(self, configuration: dict[str, Any], context: Context) -> float:
-        """Sleep."""
-        time.sleep(self.seconds)
-        return float(configuration["x"])
-
-
 def engine() -> pd.DataFrame:
     """Return what the engine costs: per trial, with two workers, at reopening, and in memory."""
     rows: list[tuple[str, float, str, float | None]] = []
@@ -136,8 +125,8 @@ def engine() -> pd.DataFrame:
         start = time.process_time()
         _empty(1000, workers=2, store=folder / "cpu")
         rows.append(("the same, CPU time of the driver, 1000 trials", 1e3 * (time.process_time() - start) / 1000, "ms", 20.0))
-        one, two = (_timed(lambda workers=workers: _empty(40, 1.0, workers=workers)) for workers in (1, 2))  # type: ignore[misc]
-        rows.append(("two workers over one, 40 trials of a second", one / two, "x", 1.8))
+        one, two = (_timed(lambda workers=workers: _empty(60, 1.0, workers=workers)) for workers in (1, 2))  # type: ignore[misc]
+        rows.append(("two workers over one, 60 trials of a second", one / two, "x", 1.8))
         place = folder / "many"
         _empty(10_000, store=place)
         rows.append(("store of 10,000 results, reopened", min(_timed(lambda: _reopen(place, 10_000)) for _ in range(3)), "s", 2.0))
@@ -148,7 +137,7 @@ def engine() -> pd.DataFrame:
 
 
 def _empty(trials: int, seconds: float = 0.0, **options: Any) -> None:
-    sim.sweep(Nothing(seconds), {"x": sim.Real(0, 1)}, goals={"y": "minimize"}, trials=trials, progress=False, **options)
+    sim.sweep(EmptyObjective(seconds), {"x": sim.Real(0, 1)}, goals={"y": "minimize"}, trials=trials, progress=False, **options)
 
 
 def _reopen(place: Path, expected: int) -> None:
