@@ -102,7 +102,7 @@ def _measure(quantity: str, candidates: Mapping[str, Candidate], uses: Mapping[s
             rows = [row for row in use.layer.priced(inputs, outputs) if not row.once]
             given = [getattr(row, quantity) for row in rows if getattr(row, quantity) is not None]
             use.missing |= {f"{row.term} ({row.hardware})" for row in rows if getattr(row, quantity) is None}
-            if given:
+            if any(given):  # a term that takes none, beside others that are not given, is no reason to call the layer free
                 # Energy is spent at each call of a shared layer; its area is there once.
                 total = math.fsum(given)
                 use.amount = total + (use.amount or 0.0) if quantity == "energy_j" else max(total, use.amount or 0.0)

@@ -345,7 +345,8 @@ class TestRoundTrips:
         written = BOARD.replace(spare=LeakyCell(g_min_siemens=0, g_max_siemens=1), stages=[{}]).model_dump()
         assert written["cell"]["type"] == "test_design:PlainCell"
         assert written["spare"] == {
-            "type": "test_design:LeakyCell", "g_min_siemens": 0.0, "g_max_siemens": 1.0, "sigma_fraction": 0.0, "retention_s": 1.0
+            "type": "test_design:LeakyCell", "g_min_siemens": 0.0, "g_max_siemens": 1.0, "sigma_fraction": 0.0, "retention_s": 1.0,
+            "pulse_law": None,
         }  # fmt: skip
         assert "type" not in written["adc"]
         assert "type" not in written["stages"][0]

@@ -1,7 +1,6 @@
 """Effects one by one, layers one by one, and time: each against what must come out."""
 
 import math
-import sys
 from typing import Any
 
 import cloudpickle
@@ -188,7 +187,7 @@ def test_what_a_worker_gets_can_be_sent_and_gives_the_same_bits(measure: Any, mo
         done = [(item, cloudpickle.loads(cloudpickle.dumps(task))(item)) for item in reversed(items)]
         return iter([value for _, value in reversed(done)])
 
-    monkeypatch.setattr(sys.modules[measure.__module__], "work_through", elsewhere)
+    monkeypatch.setattr("simulator.measuring.work_through", elsewhere)
     assert measure(chip, data, metrics="mae", trials=2).frame.equals(here)
 
 

@@ -83,7 +83,7 @@ def evaluations_needed() -> pd.DataFrame:
         "random": "random", "quasi_random": "quasi_random", "TPE": TPE(batch=8, startup=16), "NSGA-II": NSGA2(population=24),
         "predictor, ridge": Predictor("ridge", candidates=6_000), "predictor, Gaussian process": Predictor(candidates=6_000),
     }  # fmt: skip
-    limits = {"random": 12_000, "quasi_random": 8_000, "TPE": 400, "NSGA-II": 1_200}
+    limits = {"random": 12_000, "quasi_random": 8_000, "TPE": 240, "NSGA-II": 1_200}
     for name, strategy in strategies.items():
         needed = []
         for seed in SEEDS:

@@ -102,7 +102,7 @@ def zx_error(unitary: Tensor, levels: int, control: int, target: int, phases: Se
 
     Examples
     --------
-    >>> zx_error(torch.eye(9, dtype=torch.complex128), 3, 0, 1, (0.0, 0.0))
+    >>> round(zx_error(torch.eye(9, dtype=torch.complex128), 3, 0, 1, (0.0, 0.0)), 9)
     0.4
     """
     states = computational_states(levels, [control, target])

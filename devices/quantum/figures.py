@@ -22,7 +22,7 @@ def new_figure(width: float, height: float) -> Figure:
 
     Examples
     --------
-    >>> new_figure(3.0, 2.0).get_figwidth()
+    >>> float(new_figure(3.0, 2.0).get_figwidth())
     3.0
     """
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -175,8 +175,8 @@ class Gaussian(Waveform):
 
     Examples
     --------
-    >>> round(Gaussian(duration_samples=160, sigma_samples=40).samples().real.sum(), 3)
-    86.027
+    >>> round(float(Gaussian(duration_samples=160, sigma_samples=40).samples().real.sum()), 3)
+    86.207
     """
 
     sigma_samples: float = Field(gt=0)
@@ -198,7 +198,7 @@ class GaussianSquare(Waveform):
 
     Examples
     --------
-    >>> GaussianSquare(duration_samples=368, sigma_samples=64, width_samples=112, amplitude=0.729).samples()[184].real
+    >>> float(GaussianSquare(duration_samples=368, sigma_samples=64, width_samples=112, amplitude=0.729).samples()[184].real)
     0.729
     """
 
@@ -230,7 +230,7 @@ class Drag(Waveform):
 
     Examples
     --------
-    >>> Drag(duration_samples=160, sigma_samples=40, beta_samples=-1.12, amplitude=0.168).samples()[0].imag < 0
+    >>> bool(Drag(duration_samples=160, sigma_samples=40, beta_samples=-1.12, amplitude=0.168).samples()[0].imag < 0)
     True
     """
 

@@ -35,7 +35,7 @@ def deepmad_score(stages: Sequence[Sequence[Mapping[str, int]]]) -> float:
     --------
     >>> layer = {"inputs": 16, "outputs": 16, "kernel": 3, "size": 8}
     >>> round(deepmad_score([[layer]]), 3)
-    127.834
+    127.792
     """
     if not stages or not all(stages):
         raise ValueError("Argument `stages` must have layers in every stage, but one is empty; leave it out")

@@ -109,7 +109,7 @@ def semi_decoupled(
     ...     return {"latency_s": network / accelerator, "energy_j": network}
     >>> found = semi_decoupled(macs, speed, cost, [0.8, 0.9, 0.95], limits=3)
     >>> found.kept, found.exact
-    ([0, 1, 2], 1.0)
+    ([1, 2], 1.0)
     """
     names = list(accelerators)
     if not len(networks) or not names:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from devices.quantum import Play, Sampled, Schedule, Waveform
+from devices.quantum import Instruction, Play, Sampled, Schedule, Waveform
 
 Matrix = npt.NDArray[np.float64]
 
@@ -40,7 +40,8 @@ def invert_readout(counts: Mapping[str, int], matrix: Matrix) -> dict[str, float
 
     Examples
     --------
-    >>> invert_readout({"0": 90, "1": 10}, np.array([[0.9, 0.2], [0.1, 0.8]]))
+    >>> found = invert_readout({"0": 90, "1": 10}, np.array([[0.9, 0.2], [0.1, 0.8]]))
+    >>> {state: round(share, 9) for state, share in found.items()}
     {'0': 1.0, '1': 0.0}
     """
     total = sum(counts.values())
@@ -91,7 +92,7 @@ def stretch(schedule: Schedule, factor: float, granularity_samples: int = 16) ->
     """
     if not factor >= 1:
         raise ValueError(f"Argument `factor` must be at least 1, but got {factor}; stretch, do not compress")
-    changed = []
+    changed: list[Instruction] = []
     for one in schedule.instructions:
         start = _whole(one.start * factor, granularity_samples if isinstance(one, Play) else 1, factor)
         if isinstance(one, Play):

@@ -82,7 +82,7 @@ class PulseSimulatorBackend(BackendV2):  # type: ignore[misc]
 
 
 def _target(chip: TransmonBackend) -> Target:
-    table = {(row.gate, row.transmons): row for row in gate_fidelities(chip).itertuples()}
+    table: dict[Any, Any] = {(row.gate, row.transmons): row for row in gate_fidelities(chip).itertuples()}
     target = Target(num_qubits=chip.count, dt=chip.sample_seconds, granularity=chip.granularity_samples)
     qubits = range(chip.count)
     target.add_instruction(RZGate(Parameter("angle")), {(q,): InstructionProperties(0.0, 0.0) for q in qubits})

@@ -41,7 +41,7 @@ class Sweep:
     >>> def square(configuration, context):
     ...     return configuration["x"] ** 2
     >>> found = sim.sweep(square, {"x": [-1, 0, 2]}, goals={"y": "minimize"}, strategy="grid")
-    >>> found.best()["x"], found.frame["y"].to_list()
+    >>> int(found.best()["x"]), found.frame["y"].to_list()
     (0, [1.0, 0.0, 4.0])
     """
 

@@ -35,12 +35,9 @@ def identify(objective: Any) -> str:
 
     Examples
     --------
-    >>> scale = 2.0
-    >>> def objective(configuration, context):
+    >>> def scaled(configuration, context, scale):
     ...     return scale * configuration["x"]
-    >>> before = identify(objective)
-    >>> scale = 3.0
-    >>> identify(objective) == before
+    >>> identify(functools.partial(scaled, scale=2.0)) == identify(functools.partial(scaled, scale=3.0))
     False
     """
     return digest(_describe(objective, {}))

@@ -41,6 +41,7 @@ def tet_loss(outputs: Tensor, targets: Tensor, *, weight: float = 0.05, level: f
 
     Examples
     --------
+    >>> import torch
     >>> round(float(tet_loss(torch.zeros(3, 2, 10), torch.tensor([1, 2]), weight=0.0)), 4)  # ln 10
     2.3026
     """
@@ -61,6 +62,7 @@ def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> round(float(mean_loss(torch.zeros(3, 2, 10), torch.tensor([1, 2]))), 4)
     2.3026
     """
@@ -80,6 +82,7 @@ class Unrolled(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> from simulator.spiking.neurons import LIF
     >>> Unrolled(nn.Sequential(nn.Linear(2, 3), LIF(), nn.Linear(3, 2)), 4)(torch.ones(5, 2)).shape
     torch.Size([4, 5, 2])
@@ -141,6 +144,7 @@ def train_spiking(
 
     Examples
     --------
+    >>> import torch
     >>> from simulator.data import Batches
     >>> from simulator.spiking.neurons import LIF
     >>> model = nn.Sequential(nn.Linear(2, 8), LIF(), nn.Linear(8, 2))

@@ -328,7 +328,7 @@ def least_error_threshold(activations: Tensor, timesteps: int, *, per_channel: b
     Examples
     --------
     >>> round(float(least_error_threshold(torch.cat((torch.linspace(0, 1, 1000), torch.tensor([3.0])))[None], 4)), 2)
-    1.17
+    0.81
     """
     peak = _peak(activations, per_channel)
     rows = activations.transpose(0, 1).flatten(1) if per_channel else activations.reshape(1, -1)
