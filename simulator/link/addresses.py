@@ -9,7 +9,7 @@ _TCP = re.compile(r"tcp://(\[[0-9a-fA-F:]+\]|[^:/\s]+):(\d+|\*)$")
 SERVER, CLIENTS = "server", "clients"
 
 
-class LinkError(RuntimeError):
+class LinkError(ConnectionError):
     """The chip elsewhere cannot be reached, refused, or went away; the message is one line that says what to do."""
 
     def __init__(self, text: str, code: str = "link") -> None:

@@ -203,7 +203,7 @@ class Wire:
             if now > deadline:
                 raise LinkError(
                     f"the chip at {chip.address} must answer within {chip.timeout_seconds:g} s (timeout_seconds), but did not; "
-                    "see whether it is at work (inloop link status), then program it again",
+                    "see whether it is at work (inloop link {chip.address}), then program it again",
                     "timeout",
                 )
             if now > again and self._lost_at is None:

@@ -149,7 +149,7 @@ def _bootstrapped(quantity: str, cells: int, statistic: Callable[[npt.NDArray[np
 
 
 def _interval(value: float, drawn: list[float]) -> tuple[float, float]:
-    """Return a 95 % interval of a bootstrap: symmetric in probability about the estimate (the studentless basic interval's width)."""
+    """Return the 95 % percentile interval of a bootstrap, widened to hold the estimate."""
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(min(low, value)), float(max(high, value))
 

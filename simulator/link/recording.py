@@ -112,6 +112,8 @@ class Replay:
                     if answer is None:
                         raise LinkError(f"the recording {str(self.path)!r} must end with an answer, but breaks off", "replay")
                     yield request, answer
+        except LinkError:
+            raise
         except OSError as error:
             raise LinkError(
                 f"the recording {str(self.path)!r} must be a file that can be read, but is not ({error.strerror})", "replay"
