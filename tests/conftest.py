@@ -14,6 +14,14 @@ jaxtyping.install_import_hook(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trace what tests see, not what examples pass through, and kernels only as plain Python: tracing doubles the time of a test."""
+    for item in items:
+        compiled = item.get_closest_marker("kernels") is not None and not numba.config.DISABLE_JIT
+        if compiled or isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.no_cover)
+
+
 @pytest.fixture(autouse=True)
 def refusals_are_our_own(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let a test of bad input, which has "refuse" in its name, see the error of the function instead of that of the check."""

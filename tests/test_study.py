@@ -380,7 +380,7 @@ def test_what_a_refused_run_made_is_removed_but_nothing_else(tmp_path: Path) -> 
 # interruptions
 
 
-ROWS = 60
+ROWS = 24
 # So slow to program that no machine finishes the study between two looks at its journal, however busy it is.
 SLOW_CELL = """
 import time

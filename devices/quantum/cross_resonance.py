@@ -4,8 +4,8 @@ import math
 from typing import Any, Final
 
 import numpy as np
+import scipy  # its parts are loaded at their first use
 import torch
-from scipy.optimize import minimize
 
 from devices.design import DesignError
 from devices.quantum.experiment import Bench, Curve, Experiment, fit_curve
@@ -217,7 +217,7 @@ def cross_resonance(
         def remaining(two: Any) -> float:
             return zx_error(unitary, levels, control, target, two.tolist())
 
-        best: Any = minimize(remaining, values[3:], method="Nelder-Mead")
+        best: Any = scipy.optimize.minimize(remaining, values[3:], method="Nelder-Mead")
         return np.concatenate([values[:3], best.x])
 
     turnings = np.linspace(0.0, 0.25, 11)
@@ -226,7 +226,7 @@ def cross_resonance(
     chosen = int(np.argmin(errors))
     start = trials[chosen]
     simplex = start + np.concatenate([np.zeros((1, 5)), np.diag([0.01, 0.02, 0.01, 0.02, 0.02])])
-    best: Any = minimize(
+    best: Any = scipy.optimize.minimize(
         error, start, method="Nelder-Mead", options={"initial_simplex": simplex, "maxfev": 250, "xatol": 1e-6, "fatol": 1e-9}
     )
     found = pulse(best.x)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import OptimizeWarning, curve_fit
+import scipy  # its parts are loaded at their first use
 
 from devices.quantum.readout import bit_probabilities, draw_counts, marginal
 from devices.quantum.schedule import Schedule
@@ -116,8 +116,8 @@ def fit_curve(
     3.0
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OptimizeWarning)  # an exact fit has no covariance: its parameters are exact
-        best, covariance = curve_fit(function, x, y, p0=list(guess), maxfev=20_000)
+        warnings.simplefilter("ignore", scipy.optimize.OptimizeWarning)  # an exact fit has no covariance: its parameters are exact
+        best, covariance = scipy.optimize.curve_fit(function, x, y, p0=list(guess), maxfev=20_000)
     variances = np.nan_to_num(np.diag(np.atleast_2d(covariance)), nan=0.0, posinf=0.0)
     deviations = np.sqrt(np.clip(variances, 0.0, None))
     return dict(zip(names, map(float, best), strict=True)), dict(zip(names, map(float, deviations), strict=True))

@@ -5,11 +5,10 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor
 
@@ -22,6 +21,9 @@ from devices.rram.measurements import Floats, Measurements, read_measurements
 from devices.rram.retention import checked_seconds
 from devices.rram.spread import SpreadLaw
 from kernels.random import Key, uniform
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RANK, TARGET = "rank", "target"
 _QUANTILES = 129
@@ -135,7 +137,7 @@ class MeasuredCell(ResistiveCell):
         early, later = (like.new_tensor(self.quantiles_siemens[index]) for index in (late - 1, late))
         return early * (1 - share) + later * share
 
-    def fit_figure(self) -> Figure:
+    def fit_figure(self) -> "Figure":
         """Return a figure of the cell's draws against the measurements: errors by target, a panel for each of up to four times.
 
         Examples

@@ -2,11 +2,11 @@
 
 A message is a list of frames. The first is msgpack of ``[version, checksum, header]``, where ``header`` is msgpack of a map with the keys
 ``kind``, ``session``, ``number``, ``done``, ``body`` and ``arrays``; every further frame holds the bytes of one array, in the order of
-``arrays``, which gives each its name, dtype and shape. The checksum is CRC-32 over the header and all frames behind it.
+``arrays``, which gives each its name, dtype and shape. The checksum is XXH3 of 64 bits over the header and all frames behind it: it
+costs a twentieth of CRC-32, and four of them are on the way of each read.
 """
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -184,17 +184,19 @@ def decode(frames: Sequence[Frame], limit: int = MESSAGE_BYTES) -> Message:
 
 
 def checksum(frames: Sequence[Frame]) -> int:
-    """Return CRC-32 over all bytes of some frames.
+    """Return XXH3 of 64 bits over all bytes of some frames.
 
     Examples
     --------
-    >>> checksum([b"1234", b"56789"]) == 0xCBF43926  # the check value of CRC-32
+    >>> checksum([]) == 0x2D06800538D394C2  # of no bytes, as the definition of XXH3 gives it
     True
     """
-    value = 0
+    import xxhash
+
+    state = xxhash.xxh3_64()
     for frame in frames:
-        value = zlib.crc32(frame, value)
-    return value
+        state.update(frame)
+    return state.intdigest()
 
 
 def _read_header(frames: Sequence[Frame]) -> Header:

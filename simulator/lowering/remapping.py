@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import scipy  # its parts are loaded at their first use
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class ColumnRemapping:
         each = costs.shape[1]
         places = torch.empty(len(costs) * each, dtype=torch.int64)
         for group, cost in enumerate(costs):
-            outputs, found = linear_sum_assignment(cost.cpu().numpy())
+            outputs, found = scipy.optimize.linear_sum_assignment(cost.cpu().numpy())
             places[group * each + torch.from_numpy(found)] = group * each + torch.from_numpy(outputs)
         return places.to(layer.weight.device)
 
