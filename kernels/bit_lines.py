@@ -6,16 +6,21 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, prange
 
-from kernels.comparator import PLANE_CHUNKS, error_probability
+from kernels.comparator import PLANE_CHUNKS, SHARED_NEAR, error_probability
 from kernels.philox import CHUNK, fill_normal_chunk
-from kernels.search_levels import AGAIN, LEVELS, search_alone, search_four, search_four_noisy, search_one, search_one_noisy
+from kernels.search_levels import (
+    LEVELS,
+    finish_search,
+    search_four,
+    search_four_noisy,
+    search_one,
+    search_one_noisy,
+    search_undecided,
+)
 
 Line = npt.NDArray[np.float32]
 """One number for each conversion."""
 
-_BLOCK: Final = 32
-_MOST_ALONE: Final = 64
-"""Conversions of a chunk that are worth searching alone."""
 _HALF: Final = np.float32(0.5)
 
 
@@ -130,13 +135,28 @@ def _compare(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _compare_each(
+    r: Line, side: Line, noise: Line, sigma: np.float32, stream: npt.NDArray[np.int64], comparison: int, chunk: int, count: int
+) -> None:
+    """Write the sign of each difference to `side`, 1 or -1, with a draw for every one: where many comparisons are close."""
+    fill_normal_chunk(stream[0], stream[1], stream[2], stream[3], comparison * PLANE_CHUNKS + chunk, noise)
+    for lane in range(count):
+        side[lane] = np.float32(1.0) if r[lane] + noise[lane] * sigma >= 0 else np.float32(-1.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _search_chunk(
     r: Line,
-    planes: npt.NDArray[np.float32],
-    marks: npt.NDArray[np.int32],
+    shift: Line,
+    close_sum: Line,
+    close_count: npt.NDArray[np.int32],
     code: Line,
     origin: Line,
-    steps: npt.NDArray[np.float32],
+    flat: Line,
+    columns: int,
+    count_steps: int,
+    undecided: npt.NDArray[np.uint8],
+    notes: npt.NDArray[np.int32],
     sigma: np.float32,
     near: np.float32,
     stream: npt.NDArray[np.int64],
@@ -145,30 +165,29 @@ def _search_chunk(
     levels: npt.NDArray[np.float64],
     chunk: int,
     count: int,
-) -> bool:
-    """Write the code of a binary search whose steps are the same for all vectors, a few levels a pass; return whether that was possible.
+) -> None:
+    """Write the code of a binary search whose steps are the same for all vectors, a few levels a pass.
 
-    A pass has one draw for each conversion. One that needs a second before the last comparison, or is a candidate, is searched again
-    alone, unless there are too many of them.
+    A comparator's noise is that of `kernels.search_levels`; what stands between `r` and `code`, `origin`, `undecided`, `notes` is scratch.
     """
-    count_steps, columns = steps.shape[1], steps.shape[2]
     noisy = sigma > 0
-    flat = steps.reshape(-1)
-    first = planes[0]
-    second = planes[1]
     for lane in range(count):
         code[lane] = np.float32(0.0)
     if noisy:
+        fill_normal_chunk(stream[0], stream[1], stream[2], stream[3], chunk, shift)
         for lane in range(count):
+            shift[lane] *= sigma
             origin[lane] = r[lane]
+            r[lane] += shift[lane]
+            close_sum[lane] = np.float32(0.0)
+            close_count[lane] = np.int32(0)
     position = 0
     while position < count:
         column = (chunk * CHUNK + position) % columns
         length = min(columns - column, count - position)
-        values = r[position : position + length]
-        codes = code[position : position + length]
-        draws = first[position : position + length]
-        noted = marks[position : position + length]
+        last = position + length
+        values, codes, shifts = r[position:last], code[position:last], shift[position:last]
+        sums, counts = close_sum[position:last], close_count[position:last]
         k = 0
         while k < count_steps:
             weight = np.float32(2.0 ** (count_steps - 1 - k))
@@ -176,60 +195,30 @@ def _search_chunk(
             below = flat[(count_steps + k) * columns + column :]
             if count_steps - k >= LEVELS:
                 if noisy:
-                    search_four_noisy(values, codes, draws, noted, above, below, columns, weight, sigma, near)
+                    search_four_noisy(values, codes, shifts, sums, counts, above, below, columns, weight, near)
                 else:
-                    search_four(values, codes, draws, noted, above, below, columns, weight, sigma, near)
+                    search_four(values, codes, shifts, sums, counts, above, below, columns, weight, near)
                 k += LEVELS
             else:
                 if noisy:
-                    search_one_noisy(values, codes, draws, noted, above, below, columns, weight, sigma, near)
+                    search_one_noisy(values, codes, shifts, sums, counts, above, below, columns, weight, near)
                 else:
-                    search_one(values, codes, draws, noted, above, below, columns, weight, sigma, near)
+                    search_one(values, codes, shifts, sums, counts, above, below, columns, weight, near)
                 k += 1
-        position += length
+        position = last
     if noisy:
-        again = np.int32(0)
-        for lane in range(count):
-            again |= marks[lane] if abs(r[lane]) <= near else np.int32(0)
-        if again != 0:
-            fill_normal_chunk(stream[0], stream[1], stream[2], stream[3], PLANE_CHUNKS + chunk, second)
-        for lane in range(count):
-            noise = second[lane] if marks[lane] != 0 else first[lane]
-            decided = r[lane] + noise * sigma if abs(r[lane]) <= near else r[lane]
-            code[lane] += _HALF if decided >= 0 else -_HALF
+        finish_search(r[:count], code[:count], shift[:count], close_sum[:count], close_count[:count], near, undecided)
+        undecided[count:] = np.uint8(0)
         pair = chunk * (count_steps + 1)
         for place in range(starts[pair], starts[pair + count_steps + 1]):
-            if lanes[place] < count:
-                marks[lanes[place]] |= AGAIN
-        conflicts = np.int32(0)
-        for lane in range(count):
-            conflicts += marks[lane] & AGAIN
-        if conflicts > _MOST_ALONE * AGAIN:
-            for lane in range(count):
-                r[lane] = origin[lane]
-                marks[lane] = np.int32(0)
-            return False
-        if conflicts == 0:
-            return True
-        words = np.empty(2, np.uint32)
-        scratch = np.empty(2, np.float32)
-        for block in range(0, count, _BLOCK):
-            last = min(block + _BLOCK, count)
-            marked = np.int32(0)
-            for lane in range(block, last):
-                marked |= marks[lane]
-            if marked & AGAIN:
-                for lane in range(block, last):
-                    if marks[lane] & AGAIN:
-                        column = (chunk * CHUNK + lane) % columns
-                        code[lane] = search_alone(
-                            origin[lane], first[lane], second[lane], steps, column, sigma, near, stream, PLANE_CHUNKS, chunk, lane,
-                            starts, lanes, levels, words, scratch,
-                        )  # fmt: skip
+            undecided[lanes[place]] = np.uint8(1 if lanes[place] < count else 0)
+        search_undecided(
+            origin, code, shift, undecided, r, close_sum, close_count, notes, flat, columns, count_steps, sigma, near, stream, chunk,
+            starts, lanes, levels,
+        )  # fmt: skip
     else:
         for lane in range(count):
             code[lane] += _HALF if r[lane] >= 0 else -_HALF
-    return True
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -258,14 +247,17 @@ def read_chunks(
     limited = room_positive.size > 0
     r = np.empty(CHUNK, np.float32)
     noise = np.zeros(CHUNK, np.float32)
-    planes = np.zeros((count_steps + 1, CHUNK) if comparator > 0 else (2, CHUNK), np.float32)
+    flat = steps.reshape(-1)
+    shared = not (ramp or limited or jitter.size) and (comparator == 0 or near <= SHARED_NEAR)
+    planes = np.zeros((count_steps + 1, CHUNK) if ramp and comparator > 0 else (2, CHUNK), np.float32)
+    undecided = np.zeros(CHUNK, np.uint8)
+    notes = np.empty((5, CHUNK), np.int32)
     rank = np.zeros(CHUNK, np.int32)
     code = np.empty(CHUNK, np.float32)
     side = np.empty(CHUNK, np.float32)
     start_side = np.empty(CHUNK, np.float32)
     taken = np.empty(CHUNK, np.float32)
     origin = np.empty(CHUNK, np.float32)
-    plain = not (ramp or limited or jitter.size)
     rooms_p = np.empty(CHUNK, np.float32)
     rooms_n = np.empty(CHUNK, np.float32)
     lowest = np.float32(1.0 - 2.0**count_steps)
@@ -275,9 +267,12 @@ def read_chunks(
         start = chunk * CHUNK
         count = min(CHUNK, values.size - start)
         x = values[start : start + count]
-        for lane in range(count):
-            r[lane] = x[lane] * gain
-        if offset.size:
+        if offset.size == 0:
+            for lane in range(count):
+                r[lane] = x[lane] * gain + half
+        else:
+            for lane in range(count):
+                r[lane] = x[lane] * gain
             position = 0
             while position < count:
                 column = (start + position) % columns
@@ -285,10 +280,8 @@ def read_chunks(
                 part = r[position : position + length]
                 shift = offset[column : column + length]
                 for lane in range(length):
-                    part[lane] += shift[lane]
+                    part[lane] = (part[lane] + shift[lane]) + half
                 position += length
-        for lane in range(count):
-            r[lane] += half
         if sampling > 0:
             fill_normal_chunk(streams[0, 0], streams[0, 1], streams[0, 2], streams[0, 3], chunk, noise)
             for lane in range(count):
@@ -296,17 +289,19 @@ def read_chunks(
         if limited:
             rooms_p[:count] = room_positive[start : start + count]
             rooms_n[:count] = room_negative[start : start + count]
-        if comparator > 0:
-            fill_normal_chunk(streams[1, 0], streams[1, 1], streams[1, 2], streams[1, 3], chunk, planes[0])
-            for lane in range(count):
-                rank[lane] = np.int32(0)
-        done = plain and _search_chunk(
-            r, planes, rank, code, origin, steps, comparator, near, streams[1], starts, lanes, levels, chunk, count
-        )
+        if shared:
+            _search_chunk(
+                r, planes[0], planes[1], rank, code, origin, flat, columns, count_steps, undecided, notes, comparator, near, streams[1],
+                starts, lanes, levels, chunk, count,
+            )  # fmt: skip
+        else:
+            rank[:count] = np.int32(0)
         remaining = count
-        ready = 1
-        for k in range(0 if done else count_steps + 1):
-            if comparator > 0:
+        ready = 0
+        for k in range(0 if shared else count_steps + 1):
+            if comparator > 0 and not ramp:
+                _compare_each(r, side, noise, comparator, streams[1], k, chunk, count)
+            elif comparator > 0:
                 pair = chunk * (count_steps + 1) + k
                 ready = _compare(r, side, planes, rank, ready, comparator, near, streams[1], starts, lanes, levels, pair, chunk, count)
             else:
@@ -338,21 +333,22 @@ def read_chunks(
             for lane in range(count):
                 if code[lane] == 0:
                     code[lane] = start_side[lane] * np.float32(count_steps + 0.5)
-        if half > 0:
-            for lane in range(count):
-                shifted = code[lane] - half
-                code[lane] = lowest if shifted < lowest else shifted
-        _deliver(code, scale, out[start : start + count], accumulate, count)
+        _deliver(code, half, lowest, scale, out[start : start + count], accumulate)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _deliver(code: Line, scale: np.float32, result: Line, accumulate: bool, count: int) -> None:
+def _deliver(code: Line, half: np.float32, lowest: np.float32, scale: np.float32, result: Line, accumulate: bool) -> None:
+    """Write the codes, or add them; those of a mid-tread readout are half a step lower, but not below the lowest."""
+    if half == 0:
+        lowest = np.float32(-np.inf)
     if accumulate:
-        for lane in range(count):
-            result[lane] += code[lane] * scale
+        for lane in range(result.size):
+            shifted = code[lane] - half
+            result[lane] += (lowest if shifted < lowest else shifted) * scale
     else:
-        for lane in range(count):
-            result[lane] = code[lane] * scale
+        for lane in range(result.size):
+            shifted = code[lane] - half
+            result[lane] = (lowest if shifted < lowest else shifted) * scale
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -417,4 +413,4 @@ def round_chunks(
             for lane in range(count):
                 r = np.floor(np.float64(x[lane]) * gain / unit + half) + (0.5 - half)
                 code[lane] = np.float32(min(max(r, low), high))
-        _deliver(code, scale, out[start : start + count], accumulate, count)
+        _deliver(code, np.float32(0.0), np.float32(0.0), scale, out[start : start + count], accumulate)

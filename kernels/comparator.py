@@ -21,6 +21,9 @@ _SHARE: Final = 2.0**-15
 NEAR: Final = -NormalDist().inv_cdf(_SHARE)
 """Margin in sigma beyond which a comparison is decided by candidates: 4.01."""
 
+SHARED_NEAR: Final = np.float32(1.0)
+"""Margin of `NEAR` sigma, in readout steps, up to which one draw serves a whole binary search; beyond, each comparison has its own."""
+
 PLANE_CHUNKS: Final = 2**20
 """Chunks of the stream between the draws of conversions' first close comparisons, of their second ones, ...: more than any tensor has."""
 _CHOICE: Final = 2**40
@@ -129,3 +132,29 @@ def error_probability(margin: float) -> float:
     3.167
     """
     return 0.5 * math.erfc(abs(margin) * math.sqrt(0.5))
+
+
+_CELLS: Final = 16
+"""Cells of the table for one sigma."""
+_TAIL: Final = np.array([0.5 * math.erfc(cell / _CELLS * math.sqrt(0.5)) for cell in range(round(5 * _CELLS))])
+"""Error probability at the cells' lower ends, beyond `NEAR` too."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def errs(word: int, margin: float) -> bool:
+    """Return whether a comparison of a difference of so many sigma, within `NEAR`, is turned around: by one uniform word of 32 bits.
+
+    Most words lie below or above the whole cell of the margin, so that its probability need not be computed.
+
+    Examples
+    --------
+    >>> errs(2**31 - 1, 0.0), errs(2**31, 0.0), errs(0, 4.0)
+    (True, False, True)
+    """
+    drawn = (np.float64(word) + 0.5) * 2.0**-32
+    cell = int(abs(margin) * _CELLS)
+    if drawn >= _TAIL[cell]:
+        return False
+    if drawn < _TAIL[cell + 1]:
+        return True
+    return bool(drawn < error_probability(margin))

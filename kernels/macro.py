@@ -13,8 +13,9 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from kernels.bit_lines import read_chunks, read_parallel, round_chunks
-from kernels.comparator import NEAR, PLANE_CHUNKS, candidates
-from kernels.philox import CHUNK, NORMAL, torch_draws
+from kernels.comparator import NEAR, SHARED_NEAR, candidates
+from kernels.comparator_torch import Ranks, plane, search_shared
+from kernels.philox import CHUNK
 from kernels.random import Backend, Key, normal, use_numba, worker_count
 
 Readout = Literal["binary_search", "ramp"]
@@ -144,7 +145,8 @@ def read_bit_lines(
         )
         keys = _streams(stream, sampling_sigma, comparator_sigma)
         streams = np.array([one.words() for one in keys], np.int64)
-        found = candidates(keys[1], chunks, count + 1) if comparator_sigma else _NO_CANDIDATES
+        chosen = comparator_sigma and (readout == "ramp" or NEAR * comparator_sigma <= SHARED_NEAR)
+        found = candidates(keys[1], chunks, count + 1) if chosen else _NO_CANDIDATES
         factors = tuple(np.float32(number) for number in numbers)
         target = _numpy(result).reshape(-1)
         workers = worker_count(chunks)
@@ -206,33 +208,18 @@ def _read_torch(
     if sampling > 0:
         r = r + normal(sampled, r.shape, r.device, backend="torch") * sampling
     count = steps.shape[1]
+    if readout == "binary_search" and 0 < near <= SHARED_NEAR and jitter is None and rooms is None:
+        code = search_shared(r, steps, comparator, near, compared)
+        return (torch.clamp(code - half, min=1.0 - 2.0**count) if half > 0 else code) * scale
     room_positive, room_negative = rooms if rooms is not None else (None, None)
-    if comparator > 0:
-        rank = torch.zeros_like(r, dtype=torch.int64)
-        planes: list[Tensor] = []
-        starts, lanes, levels = candidates(compared, -(-r.numel() // CHUNK), count + 1)
+    ranks = Ranks(compared, r, count + 1, comparator, near) if comparator > 0 and readout == "ramp" else None
 
     def above(comparison: int) -> Tensor:
-        if comparator == 0:
-            return r >= 0
-        nonlocal rank
-        close = r.abs() <= near
-        noise = torch.zeros_like(r)
-        for j in range(int((rank * close).max()) + 1 if r.numel() else 0):
-            if j == len(planes):
-                planes.append(torch_draws(NORMAL, *compared.words(), r.numel(), r.device, j * PLANE_CHUNKS).view(r.shape))
-            noise = torch.where(rank == j, planes[j], noise)
-        up = torch.where(close, r + noise * comparator, r) >= 0
-        rank = rank + close
-        pairs = np.arange(comparison, starts.size - 1, count + 1)
-        places = np.concatenate([np.empty(0, np.int64), *(np.arange(starts[pair], starts[pair + 1]) for pair in pairs)])
-        where = np.repeat(np.arange(pairs.size), starts[pairs + 1] - starts[pairs]) * CHUNK + lanes[places]
-        inside = where < r.numel()
-        chosen = torch.from_numpy(where[inside]).to(r.device)
-        margin = r.flatten()[chosen].double()
-        wrong = 0.5 * torch.erfc((margin / comparator).abs() * math.sqrt(0.5)) > torch.from_numpy(levels[places][inside]).to(r.device)
-        up.view(-1)[chosen] ^= wrong & (margin.abs() > near)
-        return up
+        if ranks is not None:
+            return ranks.above(r, comparison)
+        if comparator > 0:
+            return r + plane(compared, comparison, r) * comparator >= 0
+        return r >= 0
 
     def step(k: int, up: Tensor) -> Tensor:
         nonlocal room_positive, room_negative

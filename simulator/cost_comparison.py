@@ -156,7 +156,7 @@ def save_cost(frame: pd.DataFrame, path: str | Path) -> Path:
     Raises
     ------
     ValueError
-        If the ending is another one.
+        If the ending is another one, or the folder does not exist.
 
     Examples
     --------
@@ -170,6 +170,8 @@ def save_cost(frame: pd.DataFrame, path: str | Path) -> Path:
     """
     path = Path(path)
     kind = _kind(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"Argument `path` must lie in a folder that exists, but got {str(path)!r}; do make {str(path.parent)!r} first")
     if kind == ".csv":
         content = frame.to_csv(index=False)
     else:

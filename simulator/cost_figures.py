@@ -22,6 +22,8 @@ LABELS = {
 }
 FACTORS = {"area_m2": 1e6}
 MOST_TERMS = 9
+LEAST_SHARE = 1e-3
+"""Share of the longest bar below which a term cannot be seen."""
 
 
 def cost_figure(frames: Mapping[str, pd.DataFrame], quantity: str = "energy_j") -> Figure:
@@ -65,9 +67,14 @@ def cost_figure(frames: Mapping[str, pd.DataFrame], quantity: str = "energy_j") 
     table = table.loc[:, (table > 0).any()]
     if table.empty:
         raise ValueError(f"Argument `frames` must hold a number for {quantity}, but no row has one; do set the designs' constants")
-    order = table.sum().sort_values(ascending=False).index
-    if len(order) > MOST_TERMS:
-        table = pd.concat([table[order[: MOST_TERMS - 1]], table[order[MOST_TERMS - 1 :]].sum(axis=1).rename("other terms")], axis=1)
+    largest = table.max().sort_values(ascending=False)
+    order = largest.index
+    seen = int((largest >= LEAST_SHARE * table.sum(axis=1).max()).sum())
+    named = len(order) if len(order) - seen < 2 else seen
+    if named > MOST_TERMS - (named < len(order)):
+        named = MOST_TERMS - 1
+    if named < len(order):
+        table = pd.concat([table[order[:named]], table[order[named:]].sum(axis=1).rename("other terms")], axis=1)
         order = table.columns
     words, unit = LABELS[quantity]
     step, prefix = _step(float(table.sum(axis=1).max())) if unit != "mm²" else (1.0, "")

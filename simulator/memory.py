@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from simulator._dispatch import DispatchMode
 from simulator._isolation import one_thread
 from simulator.capture import plain_kernels
 
@@ -94,14 +94,14 @@ def peak_activation_memory(
     """
     if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= 64:
         raise ValueError(f"Argument `bits` must be an integer from 1 to 64, but got {bits!r}; do pass the bits of an activation")
-    operators, end = _record(model, example_inputs, None if patches is None else patches[1])
+    grid, until = (None, None) if patches is None else grid_and_stage(patches)
+    operators, end = _record(model, example_inputs, until)
     whole_macs = sum(operator.macs for operator in operators)
-    if patches is None:
+    if grid is None:
         return _result(_peak(operators, bits, shortcuts), whole_macs, whole_macs)
-    grid = (patches[0], patches[0]) if isinstance(patches[0], int) else patches[0]
     stage, rest = operators[:end], operators[end:]
     if not stage or stage[-1].output.dim() != 4:
-        raise ValueError(f"Argument `patches` must name a module whose output is an image, but got {patches[1]!r}; do name another one")
+        raise ValueError(f"Argument `patches` must name a module whose output is an image, but got {until!r}; do name another one")
     target = stage[-1].output
     height, width = target.shape[2:]
     if not (1 <= grid[0] <= height and 1 <= grid[1] <= width):
@@ -115,6 +115,28 @@ def peak_activation_memory(
             best = max(best, (peak[0] + held, peak[1]))
             macs += sum(operator.patch_macs(regions[id(operator.output)]) for operator in stage if id(operator.output) in regions)
     return _result(max(best, _peak(rest, bits, shortcuts)), macs, whole_macs)
+
+
+def grid_and_stage(patches: tuple[int | tuple[int, int], str]) -> tuple[tuple[int, int], str]:
+    """Return the rows and columns of patches, and the module that ends the stage.
+
+    Raises
+    ------
+    ValueError
+        If the argument is anything else than a grid and a name.
+
+    Examples
+    --------
+    >>> grid_and_stage((4, "features.4"))
+    ((4, 4), 'features.4')
+    """
+    grid, name = patches if isinstance(patches, tuple | list) and len(patches) == 2 else (None, None)
+    sides = (grid, grid) if isinstance(grid, int) else tuple(grid) if isinstance(grid, tuple | list) else ()
+    if not isinstance(name, str) or len(sides) != 2 or any(not isinstance(side, int) or isinstance(side, bool) for side in sides):
+        raise ValueError(
+            f'Argument `patches` must be a grid and the name of a module, as (4, "features.4"), but got {patches!r}; do name the stage'
+        )
+    return (sides[0], sides[1]), name
 
 
 def _result(peak: tuple[int, str], macs: int, whole: int) -> PeakMemory:
@@ -223,7 +245,7 @@ def patch_edges(length: int, pieces: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(DispatchMode):
     """Notes every operation on activations; a view is the activation that it shows."""
 
     def __init__(self, model: nn.Module) -> None:

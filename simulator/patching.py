@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from simulator._isolation import one_thread
 from simulator.hardware import HardwareLayer
-from simulator.memory import patch_edges
+from simulator.memory import grid_and_stage, patch_edges
 
 POINTWISE_MODULES: Final = (
     nn.BatchNorm2d, nn.Dropout, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU, nn.Mish, nn.ReLU,
@@ -216,7 +216,7 @@ def patch_by_patch(model: nn.Module, example_inputs: Any, patches: tuple[int | t
     >>> bool(torch.allclose(patched(x), model(x), atol=1e-6)), patched.patches
     (True, 4)
     """
-    grid, name = patches
+    cut, name = grid_and_stage(patches)
     inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
     if name not in dict(model.named_modules()):
         raise ValueError(f"Argument `patches` must name a module of the model, but got {name!r}; do take a name of named_modules()")
@@ -249,11 +249,10 @@ def patch_by_patch(model: nn.Module, example_inputs: Any, patches: tuple[int | t
             )
     steps = [_step(model, node, node in stage) for node in nodes]
     size = shapes[end.name]
-    cut = (grid, grid) if isinstance(grid, int) else tuple(grid)
     if not (1 <= cut[0] <= size[2] and 1 <= cut[1] <= size[3]):
         raise ValueError(f"Argument `patches` must cut {size[2]} x {size[3]} positions, but got {cut[0]} x {cut[1]}; do use fewer patches")
     images = {node.name: tuple(shapes[node.name][2:]) for node in stage if len(shapes.get(node.name, ())) == 4}
-    patched = PatchedModel(model, steps, end.name, images, tuple(size[1:]), (cut[0], cut[1]))  # type: ignore[arg-type]
+    patched = PatchedModel(model, steps, end.name, images, tuple(size[1:]), cut)  # type: ignore[arg-type]
     return patched.eval()
 
 

@@ -43,6 +43,15 @@ def test_the_published_example_of_scaling() -> None:
     assert RULE.factors(65e-9, 65e-9) == ConstantField().factors(1.0, 1.0)
 
 
+def test_energy_at_180_nm_follows_the_square_of_the_supply() -> None:
+    # A charged capacitance takes C V^2; the fit is linear at this node, and good near the nominal supply.
+    def energy(volt: float) -> float:
+        rule = PredictiveModel(supplies=({"node_m": 180e-9, "volt": volt}, {"node_m": 65e-9, "volt": 1.1}))
+        return rule.factors(65e-9, 180e-9).energy
+
+    assert energy(1.8) / energy(1.2) == pytest.approx((1.8 / 1.2) ** 2, rel=0.05)
+
+
 @given(st.sampled_from([130, 65, 45, 32, 7]), st.sampled_from([130, 65, 45, 32, 7]))
 def test_scaling_there_and_back_is_none(start: int, end: int) -> None:
     for rule in (RULE, ConstantField(), AsGiven()):
@@ -200,6 +209,8 @@ def test_files_bring_the_table_back_bit_for_bit(tmp_path_factory, rows: list[Cos
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must end in .csv or .json"):
         sim.save_cost(cost_frame([]), tmp_path / "cost.xlsx")
+    with pytest.raises(ValueError, match=r"^Argument `path` must lie in a folder that exists"):
+        sim.save_cost(cost_frame([]), tmp_path / "nowhere" / "cost.csv")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="has no column 'layer'"):
         sim.load_cost(tmp_path / "other.csv")
@@ -234,6 +245,16 @@ def test_figures_have_axes_with_units_and_say_what_is_missing() -> None:
     assert points.get_xlabel() == "energy of one call (nJ)\nhollow: a bound, terms are not given\nwithout C"
     with pytest.raises(ValueError, match="must have a column 'speed'"):
         sim.pareto_figure(table, "energy_j", "speed")
+
+
+@pytest.mark.parametrize(("energies", "named"), [((1.0, 1e-5, 2e-5), 1), ((1.0, 0.5, 1e-5), 3), ((1.0,) * 9, 9), ((1.0,) * 11, 8)])
+def test_terms_that_cannot_be_seen_or_told_apart_share_a_bar(energies: tuple[float, ...], named: int) -> None:
+    rows = [Cost(layer="fc", hardware="A", term=f"term {place}", energy_j=energy) for place, energy in enumerate(energies)]
+    axes = sim.cost_figure({"A": cost_frame(rows)}).axes[0]
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words[:named] == [f"term {place}" for place in range(named)]
+    assert words[named:] == (["other terms"] if named < len(energies) else [])
+    assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(sum(energies))
 
 
 def test_presets_of_surroundings_state_node_and_sources() -> None:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -22,6 +22,7 @@ def test_the_columns_are_the_fields_of_a_row() -> None:
     assert list(frame.columns) == list(COLUMNS) and sim.totals(frame)["energy_j"].value is None
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(1e-9, 1), st.floats(0, 1)), min_size=1, max_size=8))
 def test_totals_are_sums_and_a_pipeline_is_as_slow_as_its_slowest_layer(parts: list[tuple[float, float, float]]) -> None:
     rows = [row(str(i), energy_j=energy, latency_s=latency, area_m2=area) for i, (energy, latency, area) in enumerate(parts)]
@@ -78,9 +79,8 @@ def test_the_published_macro_reaches_its_published_efficiency() -> None:
 
 def test_the_tpu_comes_near_its_peak_on_a_large_product() -> None:
     tpu = SystolicArray.preset("tpu_v1_like", memories=())
-    layer = nn.Linear(2560, 2560)
-    chip = sim.compile(layer, tpu, example_inputs=torch.rand(4, 2560))
-    found = sim.efficiency(chip.cost(torch.rand(40000, 2560)))
+    chip = sim.compile(nn.Linear(512, 512), tpu, example_inputs=torch.rand(4, 512))
+    found = sim.efficiency(chip.cost(torch.rand(40000, 512)))
     # 91.75 at peak, and each fold of 40,000 vectors takes 766 cycles to fill and empty.
     assert found.tops.value == pytest.approx(2 * 65536 * 700e6 / 1e12 * 40000 / 40766)
     assert found.tops_per_watt.value is None and "multiply-accumulate" in found.tops_per_mm2.missing

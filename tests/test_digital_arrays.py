@@ -166,6 +166,18 @@ def test_experts_switch_from_ddr_in_a_hundredth_of_a_second() -> None:
         socket.cycles(1, 1, 1)
 
 
+@pytest.mark.parametrize("counts", [{"parameters": -1}, {"bits": 0}, {"sockets": 0}])
+def test_experts_of_no_size_are_refused(counts: dict[str, int]) -> None:
+    (name,) = counts
+    with pytest.raises(ValueError, match=f"^Argument `{name}` must be above 0"):
+        TieredSocket.preset("sn40l_socket").switch_seconds(**{"parameters": 1, "source": "DDR", **counts})
+
+
+def test_sizes_may_be_integers_of_numpy() -> None:
+    array = SystolicArray(rows=4, columns=4)
+    assert array.cycles(*np.array([300, 70_000, 300], np.int32)) == array.cycles(300, 70_000, 300)
+
+
 def test_all_to_all() -> None:
     assert all_to_all_seconds(1e9, 1, 1e9) == 0.0
     assert all_to_all_seconds(1e9, 4, 1e9, latency_s=1e-3) == pytest.approx(0.753)

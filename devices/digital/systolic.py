@@ -1,5 +1,6 @@
 """Systolic arrays: cycles and traffic of a matrix product in closed form."""
 
+from numbers import Integral
 from typing import Literal
 
 from pydantic import Field
@@ -57,7 +58,7 @@ class SystolicArray(TieredArray):
         ValueError
             If a size is not an integer of at least 1.
         """
-        _check_sizes(m, k, n)
+        m, k, n = _sizes(m, k, n)
         steps = {"output_stationary": k, "weight_stationary": m, "input_stationary": n}[self.dataflow]
         # Stationary operands take a cycle a row to load; outputs that stay take as long to leave.
         fill = self.rows if drain or self.dataflow != "output_stationary" else 0
@@ -88,7 +89,7 @@ class SystolicArray(TieredArray):
         ValueError
             If a size is not an integer of at least 1, or the last memory cannot hold the operands.
         """
-        _check_sizes(m, k, n)
+        m, k, n = _sizes(m, k, n)
         width = self.operand_bytes
         sizes = (m * k * width[0], k * n * width[1], m * n * width[2])
         self.require_capacity(round(sum(sizes)), f"the operands of a ({m}, {k}) x ({k}, {n}) product")
@@ -108,6 +109,7 @@ class SystolicArray(TieredArray):
         return found
 
 
-def _check_sizes(*sizes: int) -> None:
-    if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
+def _sizes(*sizes: int) -> list[int]:
+    if any(not isinstance(size, Integral) or isinstance(size, bool) or size < 1 for size in sizes):
         raise ValueError(f"Arguments `m`, `k` and `n` must be integers of at least 1, but got {sizes}; do pass the shape of the product")
+    return [int(size) for size in sizes]

@@ -166,7 +166,8 @@ class TieredArray(DigitalArray):
         Raises
         ------
         ValueError
-            If the memory is unknown, is the nearest one or has no bandwidth, or the nearer memory cannot hold the expert.
+            If a count is not above 0, the memory is unknown, is the nearest one or has no bandwidth, or the nearer memory cannot hold the
+            expert.
 
         Examples
         --------
@@ -174,6 +175,9 @@ class TieredArray(DigitalArray):
         >>> round(TieredSocket.preset("sn40l_socket").switch_seconds(8_000_000_000, "DDR", sockets=16), 3)
         0.01
         """
+        for name, count in (("parameters", parameters), ("bits", bits), ("sockets", sockets)):
+            if not count > 0:
+                raise ValueError(f"Argument `{name}` must be above 0, but got {count}; do say what is moved, and to how many")
         tier = self.memory(source)
         place = self.memories.index(tier)
         if place == 0:

@@ -74,7 +74,8 @@ class SRAMMacro(ComputeMacro):
         Standard deviation of the noise of a comparison.
     comparator_noise_per
         ``comparison`` draws it for each of the comparisons (exactly in law, to 2^-32); ``conversion`` once for all, an approximation that
-        takes half the time.
+        takes two thirds of the time. With 512 codes their laws differ by a total variation of 1.4e-5 where the noise is 0.2 readout
+        steps, 1.5e-3 at 0.3, 0.02 at 0.5 and 0.09 at 1.
     thermal_noise
         Noise kT/C on both lines, at the corner's temperature.
     jitter_s
@@ -187,12 +188,20 @@ class SRAMMacro(ComputeMacro):
     def step(self, boost: int | None = None) -> float:
         """Return the size of one readout step in units of one input code times one weight code.
 
+        Raises
+        ------
+        ValueError
+            If `boost` is below 1.
+
         Examples
         --------
         >>> SRAMMacro(rows=64).step(), SRAMMacro(rows=64, mac_folding=True).step(2)
         (26.25, 7.0)
         """
-        return self.full_scale / (1 << (self.output_bits - 1)) / (boost or self.boost or 1)
+        gain = (self.boost or 1) if boost is None else boost
+        if gain < 1:
+            raise ValueError(f"Argument `boost` must be at least 1, but got {boost}; pass the gain of boosted clipping, 1 for none")
+        return self.full_scale / (1 << (self.output_bits - 1)) / gain
 
     @property
     def random(self) -> bool:
@@ -265,8 +274,8 @@ class SRAMMacro(ComputeMacro):
         [[108.0]]
         """
         self._check(inputs, weights)
-        if key is None and self.random:
-            raise ValueError("Argument `key` must be given for a macro with mismatch or noise, but got None; pass Key.of(seed=0)")
+        if (key is None and self.random) or not isinstance(key, Key | None):
+            raise ValueError(f"Argument `key` must be a Key for a macro with mismatch or noise, but got {key!r}; pass Key.of(seed=0)")
         chip = None if key is None else key.at(0).fold("fabrication")
         instances = reading.fabricate_digits(self, weight_digits(weights, self.weight_bits), chip)
         digits = input_digits(inputs, self.input_bits, self.signed_inputs)

@@ -33,10 +33,12 @@ def input_digits(codes: Tensor, bits: int, signed: bool) -> list[Tensor]:
     >>> [digit.tolist() for digit in input_digits(torch.tensor([0, 200]), 8, False)]
     [[0.0, 8.0], [0.0, 12.0]]
     """
-    offset = codes + (1 << (bits - 1)) if signed else codes
+    # In 32 bits before the offset is added: an 8-bit tensor would wrap around.
+    whole = codes if codes.is_floating_point() else codes.to(torch.int32)
+    whole = whole + (1 << (bits - 1)) if signed else whole
     if bits <= INPUT_DIGIT_BITS:
-        return [offset.to(torch.float32)]
-    whole = offset.to(torch.int32)
+        return [whole.to(torch.float32)]
+    whole = whole.to(torch.int32)
     count = -(-bits // INPUT_DIGIT_BITS)
     return [((whole >> (INPUT_DIGIT_BITS * place)) & (INPUT_RADIX - 1)).to(torch.float32) for place in range(count)]
 

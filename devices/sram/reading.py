@@ -115,6 +115,7 @@ def read(
     *,
     scale: float = 1.0,
     out: Tensor | None = None,
+    products: Tensor | None = None,
 ) -> Tensor:
     """Discharge the lines for one digit of the inputs and convert: the codes times `scale`, added to `out` where there is one.
 
@@ -134,6 +135,8 @@ def read(
         Factor of the codes.
     out
         Codes to add to, (vectors, blocks * columns), contiguous.
+    products
+        Memory for the products (blocks, vectors, columns), which reads one after the other can share.
 
     Returns
     -------
@@ -154,7 +157,7 @@ def read(
     if lines is not None and design.jitter_s and key is not None:
         longer = normal(key.fold("pulse"), drive.shape, drive.device) * (design.jitter_s / lines.lsb_pulse_s * step)
         drive = drive + drive.sign() * longer
-    difference = _by_vector(torch.bmm(drive, instance.weights))
+    difference = _by_vector(torch.bmm(drive, instance.weights, out=products))
     lsb_volt = 1.0 if lines is None else lines.lsb_volt
     thermal = lines.thermal_noise_volt / lsb_volt if lines is not None and design.thermal_noise else 0.0
     comparator = design.comparator_noise_volt / lsb_volt
@@ -205,19 +208,28 @@ def read(
 
 
 def _by_vector(products: Tensor) -> Tensor:
+    if len(products) == 1:
+        return products[0]
     return products.transpose(0, 1).flatten(1).contiguous()
 
 
 def read_digits(
-    design: "SRAMMacro", digits: list[Tensor], instances: list[MacroInstance], boost: int, key: Key | None, out: Tensor | None = None
+    design: "SRAMMacro",
+    digits: list[Tensor],
+    instances: list[MacroInstance],
+    boost: int,
+    key: Key | None,
+    out: Tensor | None = None,
+    products: Tensor | None = None,
 ) -> Tensor:
     """Read every digit of the inputs (blocks, vectors, rows) against every digit of the weights; shift and add the codes.
 
-    Adds to `out` where there is one; returns (vectors, blocks * columns) in units of one code.
+    Adds to `out` where there is one, and needs no memory of its own for products where `products` gives it; returns
+    (vectors, blocks * columns) in units of one code.
     """
     for i, digit in enumerate(digits):
         for j, instance in enumerate(instances):
             own = None if key is None else key.fold("read", i, j)
-            out = read(design, digit, instance, boost, own, scale=float(INPUT_RADIX**i * WEIGHT_RADIX**j), out=out)
+            out = read(design, digit, instance, boost, own, scale=float(INPUT_RADIX**i * WEIGHT_RADIX**j), out=out, products=products)
     assert out is not None
     return out

@@ -11,7 +11,7 @@ from devices.design import Design
 NANOMETER: Final = 1e-9
 
 ENERGY: Final = {
-    180: (24.64, -17.98, 0.0),
+    180: (0.0, 24.64, -17.98),
     130: (7.171, -6.709, 2.904),
     90: (4.762, -4.781, 2.092),
     65: (3.755, -4.398, 1.975),
@@ -125,6 +125,8 @@ class NodeSupply(Design):
 
 class PredictiveModel(ScalingRule):
     """Stillmaker and Baas (2017): polynomials in the supply that fit circuits simulated with predictive transistor models, 180 to 7 nm.
+
+    Leakage has no fit of its own there: power at rest is scaled as power.
 
     Parameters
     ----------
