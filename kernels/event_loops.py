@@ -48,6 +48,15 @@ def add_rows(spikes: Array, weights: Array, out: Array) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def add_counts(current: Array, counts: Array, worth: Array, out: Array) -> None:
+    """Write ``current + counts worth``, all flat; `worth` is one number of the type of `current`."""
+    each = worth[0]
+    kind = out.dtype.type
+    for i in range(current.shape[0]):
+        out[i] = current[i] + kind(counts[i]) * each
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def scatter_plain(spikes: Array, weights: Array, start: Array, out: Array, wide: int, top: int, left: int) -> None:
     """Convolve by scattering: stride 1, no dilation, one group, channels last.
 

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.event_loops import add_rows, scatter, scatter_plain
+from kernels.event_loops import add_counts, add_rows, scatter, scatter_plain
 
 Pair = tuple[int, int]
 
-LINEAR_CROSSOVER: Final = {torch.float32: 0.25, torch.int8: 0.35}
-CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.1, torch.int8: 0.1}
+LINEAR_CROSSOVER: Final = {torch.float32: 0.35, torch.int8: 0.5}
+CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.12, torch.int8: 0.12}
 STRIDED_CROSSOVER: Final = 0.02
 """Share of inputs that spike below which events take less CPU time than torch's dense product, by the weights' type: measured on one
-thread with 784 inputs and 1000 outputs, and with 3x3 kernels on 16 to 64 channels, by ``benchmarks/speed/spikes.py``."""
+thread with 784 inputs and 1000 outputs, and with 3x3 kernels on 16 to 64 channels, by ``benchmarks/speed/spikes.py``, whose result is
+``benchmarks/results/speed_spikes_rates.json``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +175,51 @@ def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None =
         stride, padding, dilation = (np.array(pair, np.int64) for pair in (kernel.stride, kernel.padding, kernel.dilation))
         scatter(last.numpy(), kernel.rows.numpy(), start, result.numpy(), stride, padding, dilation, kernel.groups)
     return result.permute(0, 3, 1, 2)
+
+
+def add_spikes(current: Tensor, counts: Tensor, worth: float) -> Tensor:
+    """Return ``current + counts worth`` in one pass: spikes that reach neurons directly, as by the shortcut of a residual block.
+
+    Parameters
+    ----------
+    current
+        float32 or int32.
+    counts
+        uint8, of the same shape.
+    worth
+        What one spike adds, in the type of `current`.
+
+    Returns
+    -------
+    Tensor
+        A new tensor of the shape, type and memory format of `current`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes or types do not fit.
+
+    Examples
+    --------
+    >>> add_spikes(torch.tensor([0.5, 1.0]), torch.tensor([0, 2], dtype=torch.uint8), 0.25)
+    tensor([0.5000, 1.5000])
+    """
+    if current.dtype not in (torch.float32, torch.int32) or counts.dtype != torch.uint8 or current.shape != counts.shape:
+        raise ValueError(
+            f"Arguments `current` and `counts` must be float32 or int32 and uint8 of one shape, but got {current.dtype} of "
+            f"{tuple(current.shape)} and {counts.dtype} of {tuple(counts.shape)}; do convert them."
+        )
+    held = current.detach()
+    # In the order in which the numbers lie in memory, all three are contiguous.
+    axes = sorted(range(held.dim()), key=lambda axis: (held.shape[axis] > 1, held.stride(axis)), reverse=True)
+    ordered, spikes = held.permute(axes), counts.permute(axes)
+    if held.device.type != "cpu" or not (ordered.is_contiguous() and spikes.is_contiguous()):
+        result: Tensor = torch.add(held, counts, alpha=worth)
+        return result
+    out = torch.empty_like(ordered)
+    number = np.full(1, worth, np.float32 if held.is_floating_point() else np.int32)
+    add_counts(ordered.numpy().reshape(-1), spikes.numpy().reshape(-1), number, out.numpy().reshape(-1))
+    return out.permute([axes.index(axis) for axis in range(held.dim())])
 
 
 def events_are_faster(rate: float, weight: Tensor, *, plain: bool = True) -> bool:

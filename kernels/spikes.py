@@ -105,7 +105,7 @@ def integrate_and_fire(
         raise ValueError(f"Argument `reset_potential` must be a finite number of the membrane's type, but got {reset_potential}.")
     shape = flow.shape[1:]
     level = _level(threshold, shape, flow)
-    membrane = _spread("v0", v0, shape, flow).clone()
+    membrane = _start(v0, shape, flow)
     spikes = _target(out, flow)
     if not use_numba(flow.device, backend):
         _torch_steps(flow, level, membrane, spikes, decay, reset, comparator, reset_potential, reset_moment)
@@ -199,7 +199,7 @@ def integrate_and_fire_fixed(
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     shape = flow.shape[1:]
     level = _level(threshold, shape, flow)
-    membrane = _spread("v0", v0, shape, flow).clone()
+    membrane = _start(v0, shape, flow)
     if membrane.numel() and (int(membrane.min()) < low or int(membrane.max()) > high or not low <= reset_potential <= high):
         raise ValueError(f"Arguments `v0` and `reset_potential` must lie in {low} .. {high} for {bits} bits, but do not; do clip them.")
     membrane = membrane.to(torch.int32)
@@ -240,10 +240,17 @@ def _spread(name: str, value: Any, shape: torch.Size, like: Tensor) -> Tensor:
         raise ValueError(f"Argument `{name}` must fit one step of shape {tuple(shape)}, but got {tuple(tensor.shape)}.") from None
 
 
+def _start(v0: Any, shape: torch.Size, like: Tensor) -> Tensor:
+    """Return membranes before the first step, in memory of their own."""
+    if isinstance(v0, int | float) and v0 == 0:
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    return _spread("v0", v0, shape, like).clone()
+
+
 def _level(threshold: Any, shape: torch.Size, like: Tensor) -> Tensor:
     """Return thresholds, flat: one number, or one for each neuron of a sample where all samples have the same."""
     tensor = torch.as_tensor(threshold, device=like.device)
-    if not bool((tensor > 0).all()):
+    if not (tensor.numel() and float(tensor.min()) > 0):
         lowest = tensor.min().item() if tensor.numel() else "none"
         raise ValueError(f"Argument `threshold` must be above 0, but got {lowest}; do pass the potential at which a neuron fires.")
     if tensor.numel() == 1:

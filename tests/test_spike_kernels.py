@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import Key, normal, uniform
-from kernels.event_synapses import EventKernel, event_convolution, event_linear
+from kernels.event_synapses import EventKernel, add_spikes, event_convolution, event_linear
 from kernels.spikes import integrate_and_fire, integrate_and_fire_fixed
 from kernels.threads import set_threads
 from tests import naive_spikes
@@ -199,6 +199,19 @@ def test_convolution_by_events_equals_the_dense_one(size, kernel, stride, paddin
     assert torch.equal(event_convolution(spikes, laid, bias), expected)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.int32])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("mixed", [True, False])
+def test_spikes_are_added_in_any_memory_format(kind: torch.dtype, last: bool, mixed: bool) -> None:
+    current = (normal(KEY.fold("current"), (3, 1, 4, 5, 2)) * 8).round().to(kind)
+    counts = draws(120, 4, "counts").to(torch.uint8).reshape(current.shape)
+    if last:
+        current = current.movedim(2, -1).contiguous().movedim(-1, 2)
+        counts = counts if mixed else counts.movedim(2, -1).contiguous().movedim(-1, 2)
+    found = add_spikes(current, counts, 3)
+    assert found.dtype == kind and torch.equal(found, current + counts.to(kind) * 3)
+
+
 GOOD = torch.ones(2, 3)
 
 
@@ -252,6 +265,8 @@ def test_bad_events_are_refused_in_a_line() -> None:
         (lambda: event_linear(spikes, torch.ones(3, 5), torch.ones(4)), "`bias` must be"),
         (lambda: EventKernel.of(torch.ones(3, 2, 1, 1), groups=2), "`weight` must have shape"),
         (lambda: event_convolution(spikes, EventKernel.of(torch.ones(1, 1, 2, 2))), "`spikes` must have shape"),
+        (lambda: add_spikes(torch.ones(2, 4), spikes, 1.0), "must be float32 or int32 and uint8 of one shape"),
+        (lambda: add_spikes(torch.ones(2, 3).double(), spikes, 1.0), "must be float32 or int32 and uint8 of one shape"),
     ):
         with pytest.raises(ValueError, match=r"^Arguments? [^\n]*$") as error:
             call()

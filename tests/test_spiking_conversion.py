@@ -211,6 +211,55 @@ class TestErrorSplit:
             spiking.conversion_error(chip, torch.ones(1, 2))
 
 
+class TestShapes:
+    """Where the channels lie: first after convolutions in one to three dimensions, last after linear layers of tokens."""
+
+    @pytest.mark.parametrize(
+        "method", [spiking.LightCalibration(per_channel=True), spiking.AdvancedCalibration(per_channel=True, iterations=2)]
+    )
+    @pytest.mark.parametrize(
+        ("layers", "shape"),
+        [
+            ([nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 4)], (3, 6)),
+            ([nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 5), nn.ReLU(), nn.Flatten(), nn.Linear(15, 4)], (3, 6)),
+            ([nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4)], (2, 8)),
+            ([nn.Conv3d(1, 3, 3), nn.ReLU(), nn.Conv3d(3, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 4)], (1, 4, 4, 4)),
+        ],
+    )  # fmt: skip
+    def test_thresholds_by_channel_come_near_the_float_network(
+        self, layers: list[nn.Module], shape: tuple[int, ...], method: object
+    ) -> None:
+        model, x = draw(nn.Sequential(*layers)), torch.rand(24, *shape, generator=KEYS)
+        chip = sim.compile(model, IDEAL, calibration=[(x,)], timesteps=256, method=method)
+        channels = [layer.weight.shape[0] for layer in layers if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv3d)]
+        found = [population.threshold.numel() for population in chip.model.populations.values()]
+        assert found == channels[: len(found)]
+        with torch.no_grad():
+            exact = model(x)
+            assert float((chip(x) - exact).abs().max() / exact.abs().max()) < 0.03
+        integer = sim.compile(model, SpikingCore.preset("loihi1"), calibration=[(x,)], timesteps=256, method=method)
+        assert float((integer(x) - exact).abs().max() / exact.abs().max()) < 0.2
+
+    def test_pools_after_pools_count_beyond_eight_bits(self) -> None:
+        # Every neuron spikes at every step: 16 x 16 places in two pools, and in one, are 256 spikes a step.
+        x = torch.ones(2, 1, 16, 16)
+        for pools in ([nn.AvgPool2d(4), nn.AvgPool2d(4)], [nn.AvgPool2d(16)], [nn.AdaptiveAvgPool2d(1)]):
+            model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), *pools, nn.Flatten(), nn.Linear(1, 1))
+            for parameter in model.parameters():
+                parameter.data = torch.ones_like(parameter)
+            for core in (IDEAL, SpikingCore.preset("loihi1")):
+                chip = sim.compile(model.eval(), core, calibration=[(x,)], timesteps=4, method="none")
+                assert float(chip(x)[0, 0]) == pytest.approx(float(model(x)[0, 0].detach()), rel=0.3 if core is not IDEAL else 1e-5)
+
+    def test_a_matrix_along_the_width_of_images_takes_one_threshold(self) -> None:
+        layers = [nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)]
+        x = torch.rand(8, 1, 8, 8, generator=KEYS)
+        chip = sim.compile(draw(nn.Sequential(*layers)), IDEAL, calibration=[(x,)], timesteps=8, method="light")
+        assert chip(x).shape == (8, 2)
+        with pytest.raises(ValueError, match="spikes of one input must be worth the same everywhere"):
+            sim.compile(nn.Sequential(*layers), IDEAL, calibration=[(x,)], timesteps=8, method=spiking.LightCalibration(per_channel=True))
+
+
 class TestDigits:
     def test_calibrated_is_within_half_a_point_at_32_steps(self) -> None:
         split = digits()

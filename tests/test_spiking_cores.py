@@ -37,7 +37,7 @@ class TestPresets:
         [
             ("loihi1", {"neurons": 1024, "axons_in": 4096, "axons_out": 4096, "synapse_bits": 16384 * 64}),
             ("truenorth", {"neurons": 256, "axons_in": 256, "axons_out": 256, "fan_out": 1}),
-            ("speck", {"neurons": 65536, "kernel_words": 16384, "fan_out": 2}),
+            ("speck", {"neurons": 65536, "kernel_words": 16384, "bias_words": 1024, "fan_out": 2}),
             ("ideal", {}),
         ],
     )
@@ -181,8 +181,32 @@ class TestPlacement:
         model = nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(256, 10))
         placement = spiking.cores(chip_of(model, SpikingCore.preset("speck"), (1, 16, 16), 2))
         tiles = {tile.layer: tile for tile in placement.tiles}
-        assert tiles["4"].used["kernel_words"] == 64 * 32 * 25 and tiles["4"].core in (5, 6)  # 51,200 weights fit 64 Ki only
-        assert tiles["7"].used["kernel_words"] == 2560
+        # Addresses are bit fields: 25 places of a kernel take 32, so that 51,200 weights take all of 64 Ki, which two cores have.
+        assert tiles["4"].used["kernel_words"] == 32 * 32 * 64 and tiles["4"].core in (5, 6)
+        assert tiles["4"].used["neurons"] == 64 * 8 * 8 and tiles["4"].used["bias_words"] == 64
+        assert tiles["7"].used["kernel_words"] == 64 * 4 * 16  # a kernel of 2 x 2 with 10 outputs, which take 16
+
+    def test_speck_counts_memory_as_its_manual_does(self) -> None:
+        # The example of the manual: 3 x 3 kernels from 16 to 32 channels on 64 x 64 places take 8 Ki words and 128 Ki neurons.
+        class Manual(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.second, self.head = nn.Conv2d(1, 16, 1), nn.Conv2d(16, 32, 3, padding=1), nn.Linear(32, 2)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                x = torch.nn.functional.avg_pool2d(torch.relu(self.second(torch.relu(self.first(x)))), 4)
+                return self.head(torch.nn.functional.avg_pool2d(torch.nn.functional.avg_pool2d(x, 4), 4).flatten(1))
+
+        core = SpikingCore.preset("speck").replace(neurons=1 << 17, kernel_words=1 << 16)
+        x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+        placement = spiking.cores(sim.compile(Manual(), core, calibration=[(x,)], timesteps=1, method="none"))
+        (tile,) = [tile for tile in placement.tiles if tile.layer == "relu_1"]
+        assert tile.used["kernel_words"] == 8 * 1024 and tile.used["neurons"] == 128 * 1024
+        odd = NeuromorphicChip(address_fields=True, kernel_words=1 << 20)
+        (tile, _) = spiking.cores(
+            chip_of(nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(147, 2)), odd, (1, 8, 8))
+        ).tiles
+        assert tile.used["neurons"] == 3 * 8 * 8  # 7 x 7 places take 8 x 8
 
     def test_hops_and_messages_by_hand(self) -> None:
         # Four tiles of 4 neurons on a 2 x 2 mesh in a row-wise snake: (0, 0), (0, 1), then (1, 1).
@@ -235,6 +259,21 @@ class TestPlacement:
         )
         with pytest.raises(ValueError, match="Layer `2` does not fit: kernels reach 16, but its are"):
             chip_of(model, SpikingCore.preset("speck"), (1, 8, 8))
+
+    @pytest.mark.parametrize(
+        ("layers", "line"),
+        [
+            (
+                [nn.Conv2d(1, 2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)],
+                "Layer `2` does not fit: strides are 1, 2, 4, 8, but its are (3,",
+            ),
+            ([nn.AvgPool2d(3, 1), nn.Flatten(), nn.Linear(36, 2)], "Layer `2` does not fit: windows of 1, 2, 4 side by side"),
+        ],
+    )
+    def test_strides_and_windows_that_a_core_lacks_are_refused(self, layers: list[nn.Module], line: str) -> None:
+        with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
+            chip_of(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), *layers), SpikingCore.preset("speck"), (1, 8, 8))
+        assert line in str(error.value)
 
     def test_neurons_are_copied_where_a_core_can(self) -> None:
         placement = spiking.cores(chip_of(mlp(6, 40, 400), SpikingCore.preset("truenorth"), (6,)))

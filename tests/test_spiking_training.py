@@ -1,7 +1,10 @@
 """Direct training: the surrogate, the loss, unrolled time, event data, and trained networks on cores."""
 
 import math
+import sys
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +13,7 @@ import simulator as sim
 from devices import NeuromorphicChip, SpikingCore
 from kernels.spikes import integrate_and_fire
 from simulator.data import Batches
-from simulator.spiking import LIF, NotConvertibleError, mean_loss, moving_shapes, tet_loss, train_spiking, unroll
+from simulator.spiking import LIF, NotConvertibleError, mean_loss, moving_shapes, tet_loss, tonic_events, train_spiking, unroll
 
 IDEAL = SpikingCore.preset("ideal")
 
@@ -69,6 +72,55 @@ def test_events_are_the_contrast_that_moved() -> None:
     noisy = moving_shapes(train=64, test=16, timesteps=8, noise=0.02).train.tensors[0]
     added = (noisy - inputs).clamp(min=0).mean()
     assert float(added) == pytest.approx(0.02 * float((inputs == 0).float().mean()), rel=0.1)
+
+
+class Recorded:
+    """A data set as tonic has them: two samples of three events each."""
+
+    sensor_size = (4, 3, 2)
+
+    def __init__(self, save_to: str, train: bool, transform) -> None:
+        self.transform = transform
+        self.first = 0 if train else 1
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int):
+        if index >= 2:
+            raise IndexError(index)
+        return self.transform([(0, 1, 2, self.first), (1, 1, 2, self.first), (1, 0, 0, 1)]), index
+
+
+class Frames:
+    """Counts of events (time bin, row, column, polarity), shape (bins, polarities, height, width)."""
+
+    def __init__(self, sensor_size, n_time_bins: int) -> None:
+        self.shape = (n_time_bins, sensor_size[2], sensor_size[1], sensor_size[0])
+
+    def __call__(self, events):
+        frames = np.zeros(self.shape, np.int16)
+        for time, row, column, polarity in events:
+            frames[time, polarity, row, column] += 300
+        return frames
+
+
+def test_a_data_set_of_tonic_becomes_counts_in_time_bins(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = ModuleType("tonic")
+    package.datasets, package.transforms = SimpleNamespace(Recorded=Recorded), SimpleNamespace(ToFrame=Frames)
+    monkeypatch.setitem(sys.modules, "tonic", package)
+    data = tonic_events("Recorded", "anywhere", timesteps=2)
+    (inputs, targets), (other, _) = data.train.tensors, data.test.tensors
+    assert inputs.shape == (2, 2, 2, 3, 4) and inputs.dtype == torch.float32 and targets.tolist() == [0, 1] and data.classes == 2
+    assert inputs[0].nonzero().tolist() == [[0, 0, 1, 2], [1, 0, 1, 2], [1, 1, 0, 0]] and other[0, 0, 1, 1, 2] == inputs.max() == 255
+    with pytest.raises(ValueError, match="`name` must be a data set of tonic, but there is no 'NMNOST'"):
+        tonic_events("NMNOST", "anywhere")
+
+
+def test_missing_tonic_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tonic", None)
+    with pytest.raises(ImportError, match=r"pip install 'inloop\[spiking\]'"):
+        tonic_events("NMNIST", "anywhere")
 
 
 def spiking_net(seed: int = 0) -> nn.Sequential:

@@ -132,7 +132,9 @@ def crossover() -> pd.DataFrame:
         rows.append({"case": "linear 784 -> 1000", "rate": rate, "float32": found["events"], "int8": found["events, int8"]})
         for channels, kernel in kernels.items():
             size = 512 // channels
+            # Spikes lie as neurons leave them, channels side by side, for events and for the dense product.
             maps = (torch.rand(64, channels, size, size, generator=generator) < rate).to(torch.uint8)
+            maps = maps.contiguous(memory_format=torch.channels_last)
             event, event8 = EventKernel.of(kernel, padding=(1, 1)), EventKernel.of((kernel * 20).round().to(torch.int8), padding=(1, 1))
             found = cpu_times(
                 {
@@ -144,6 +146,20 @@ def crossover() -> pd.DataFrame:
             ).set_index("name")["ratio"]
             case = f"conv 3x3, {channels} -> {channels}, {size}x{size}"
             rows.append({"case": case, "rate": rate, "float32": found["events"], "int8": found["events, int8"]})
+    return pd.DataFrame(rows)
+
+
+def crossings(rates: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of inputs that spike at which events take as long as a dense product, interpolated; NaN beyond what was measured."""
+    rows = []
+    for case, part in rates.groupby("case", sort=False):
+        row: dict[str, Any] = {"case": case}
+        for kind in ("float32", "int8"):
+            ratio, rate = part[kind].to_numpy(), part["rate"].to_numpy()
+            above = np.flatnonzero(ratio >= 1)
+            first = int(above[0]) if len(above) else 0
+            row[kind] = np.interp(1.0, ratio[first - 1 : first + 1], rate[first - 1 : first + 1]) if first else np.nan
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -231,6 +247,8 @@ def main() -> None:
     print(f"written to {save('speed_spikes', COMMAND, frame)}")
     rates = crossover()
     print(rates.round(2).to_string(index=False))
+    print("share of inputs that spike at which both take as long:")
+    print(crossings(rates).round(3).to_string(index=False))
     print(
         "CPU time of events over a dense product, by the share of inputs that spike; "
         f"written to {save('speed_spikes_rates', COMMAND, rates)}"

@@ -12,7 +12,7 @@ from devices.spiking.energy import EventEnergy
 from devices.spiking.neuron import SpikingNeuron
 from kernels.spikes import integrate_and_fire, integrate_and_fire_fixed
 
-RESOURCES = ("neurons", "axons_in", "axons_out", "synapse_bits", "kernel_words", "fan_out")
+RESOURCES = ("neurons", "axons_in", "axons_out", "synapse_bits", "kernel_words", "bias_words", "fan_out")
 
 
 class NeuromorphicChip(SpikingCore):
@@ -34,12 +34,19 @@ class NeuromorphicChip(SpikingCore):
         Memory of a core for the weights of all its connections, in bits.
     kernel_words
         Memory of a core for weights that all positions of a convolution share, in weights; None where each connection has its own.
+    bias_words
+        Memory of a core for biases, one for each output channel of a convolution.
+    address_fields
+        Whether memories are addressed by bit fields, which takes powers of two: of neurons for height and for width, of kernel words for
+        the positions of a kernel and for the outputs.
     fan_out
         Cores that a neuron can send its spikes to.
     replication
         Whether a neuron that must reach more cores is copied, which takes neurons.
     largest_kernel
         Largest height or width of a kernel.
+    strides, pool_sizes
+        Strides of convolutions, and sizes of windows that are pooled side by side, which a core can do; None for all.
     one_population
         Whether a core holds neurons of one population only.
     max_pooling
@@ -75,8 +82,12 @@ class NeuromorphicChip(SpikingCore):
     axons_per_source: int = Field(default=1, ge=1)
     synapse_bits: int | None = Field(default=None, ge=1)
     kernel_words: int | tuple[int, ...] | None = None
+    bias_words: int | None = Field(default=None, ge=1)
+    address_fields: bool = False
     fan_out: int | None = Field(default=None, ge=1)
     largest_kernel: int | None = Field(default=None, ge=1)
+    strides: tuple[int, ...] | None = None
+    pool_sizes: tuple[int, ...] | None = None
     replication: bool = False
     one_population: bool = False
     max_pooling: bool = False

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from devices.base import SpikingCore
 from devices.spiking import NeuromorphicChip
@@ -16,11 +15,11 @@ from simulator.coverage import CoverageRow
 from simulator.folding import FoldingReport, fold_batch_norm
 from simulator.spiking.coding import CODINGS, Coding
 from simulator.spiking.cores import place_on_cores
-from simulator.spiking.network import SpikingNetwork, check_neurons, every_kind, neuron_of
+from simulator.spiking.network import SpikingNetwork, check_neurons, neuron_of
 from simulator.spiking.neurons import reset_states
 from simulator.spiking.recipes import Recipe, recipe_of
 from simulator.spiking.steps import Synapses
-from simulator.spiking.tracing import INPUT, Shape, trace
+from simulator.spiking.tracing import INPUT, Shape, every_kind, trace
 
 NAME = "spiking"
 """What the network is called among the layers of its chip."""
@@ -75,6 +74,7 @@ def compile_spiking(
     placement = place_on_cores(network, one_step[:1])
     chip = Chip(network, [], [], list(placement.warnings), seed)
     chip.eval()
+    network.cores, network.utilization = placement.taken()
     chip._rows = _rows(network, core, before, folding, placement.cores_of(), placement.utilization_of())
     if calibration is not None:
         chip.calibrate(calibration)
@@ -122,6 +122,8 @@ def _first_call(model: nn.Module, inputs: Tensor) -> Capture:
 
 def _shapes(module: fx.GraphModule, inputs: Tensor) -> Mapping[str, Shape]:
     with torch.no_grad():
+        from torch.fx.passes.shape_prop import ShapeProp  # here: it loads torch's decompositions, which takes half a second
+
         ShapeProp(module).propagate(inputs)
     reset_states(module)
     found = {}

@@ -13,7 +13,7 @@ from torch import Tensor
 from devices.spiking import NeuromorphicChip
 from simulator.spiking.boxes import Box, Shape, overlap, sources, volume
 from simulator.spiking.network import SpikingNetwork
-from simulator.spiking.steps import Population, Synapses
+from simulator.spiking.steps import Flatten, Pool, Population, Synapses
 from simulator.spiking.tracing import INPUT, NotConvertibleError
 
 if TYPE_CHECKING:
@@ -84,6 +84,12 @@ class CorePlacement:
     def limits_of(self, core: int) -> dict[str, int]:
         """Return what a core has."""
         return self.limits[min(core, len(self.limits) - 1)]
+
+    def taken(self) -> tuple[int, float]:
+        """Return how many cores are in use, and the share of their neurons; 1 where neurons do not bind."""
+        cores = {tile.core for tile in self.tiles}
+        available = sum(self.limits_of(core).get("neurons", 0) for core in cores)
+        return max(1, len(cores)), sum(tile.used["neurons"] for tile in self.tiles) / available if available else 1.0
 
     def utilization_of(self) -> dict[str, float]:
         """Return the share of the neurons of its cores that each layer uses; 1 where neurons do not bind."""
@@ -161,6 +167,7 @@ def place_on_cores(network: SpikingNetwork, sample: Tensor) -> CorePlacement:
     """
     shapes = sample_shapes(network, sample)
     core = network.core
+    _check_pools(network)
     layers = [name for name in network.layout.names if isinstance(network.named_steps()[name], Population)]
     if network.layout.kinds[network.layout.output] == "current":
         layers.append(network.layout.output)
@@ -288,14 +295,15 @@ class _Demand:
         return sum(1 for box in self.arriving if volume(overlap(box, middle)))
 
     def __call__(self, box: Box) -> dict[str, int]:
-        neurons = volume(box)
+        neurons, channels = volume(box), box[0][1] - box[0][0] if box else 1
         needed = sources(self.network, self.shapes, self.name, box)
         each: Box = tuple((start, start + 1) for start, _ in box)
-        used = {"neurons": neurons * self.copies, "axons_in": sum(map(volume, needed.values())) * self.chip.axons_per_source}
+        places = math.prod(_address(stop - start) for start, stop in box[1:]) if self.chip.address_fields else neurons // max(1, channels)
+        used = {"neurons": channels * places * self.copies, "axons_in": sum(map(volume, needed.values())) * self.chip.axons_per_source}
         used["axons_out"] = sum(volume(overlap(box, target)) for target in self.arriving)
         if self.chip.kernel_words is not None:
-            share = (box[0][1] - box[0][0]) / max(1, self.shapes[self.name][0])
-            used["kernel_words"] = math.ceil(sum(layer.weight.numel() for layer in self.layers) * share)
+            used["kernel_words"] = sum(self._kernel_words(layer, channels) for layer in self.layers)
+            used["bias_words"] = channels if any(layer.total_bias() is not None for layer in self.layers) else 0
         elif self.chip.synapse_bits is not None and self.chip.arithmetic is not None:
             middle: Box = tuple((size // 2, size // 2 + 1) for size in self.shapes[self.name])
             synapses = sum(map(volume, sources(self.network, self.shapes, self.name, middle).values())) * volume(box)
@@ -305,6 +313,26 @@ class _Demand:
             filled = _share_of_weights(self.layers)
             used["synapse_bits"] = math.ceil(synapses * min(bits, filled * (bits + index))) if each else 0
         return used
+
+    def _kernel_words(self, layer: Synapses, outputs: int) -> int:
+        """Return the words that the weights of some of a layer's outputs take; a matrix is a kernel as large as the image before it."""
+        inputs, positions = layer.weight.shape[1], math.prod(layer.weight.shape[2:])
+        if layer.operator.dimensions == 0:
+            source = self.network.layout.inputs[self.network.layout.names.index(layer.name)][0]
+            shape = self._image(source)
+            inputs, positions = shape[0], math.prod(shape[1:])
+        return inputs * _address(positions) * _address(outputs) if self.chip.address_fields else inputs * positions * outputs
+
+    def _image(self, name: str) -> Shape:
+        """Return the shape of what was flattened into the output of a stage, or of the output."""
+        while name != INPUT and isinstance(self.network.named_steps()[name], Flatten):
+            name = self.network.layout.inputs[self.network.layout.names.index(name)][0]
+        return self.shapes[name]
+
+
+def _address(count: int) -> int:
+    """Return how many places a bit field for a number of things addresses."""
+    return 1 << max(0, count - 1).bit_length()
 
 
 def _share_of_weights(layers: list[Synapses]) -> float:
@@ -331,15 +359,36 @@ def _synapses_before(network: SpikingNetwork, name: str) -> list[Synapses]:
     return found
 
 
+def _check_pools(network: SpikingNetwork) -> None:
+    core = network.core
+    if not isinstance(core, NeuromorphicChip) or core.pool_sizes is None:
+        return
+    for name, step in network.named_steps().items():
+        if isinstance(step, Pool) and not (
+            set(step.kernel) <= set(core.pool_sizes) and step.stride == step.kernel and not any(step.padding)
+        ):
+            raise NotConvertibleError(
+                f"Layer `{name}` does not fit: windows of {', '.join(map(str, core.pool_sizes))} side by side can be pooled, but its are "
+                f"{step.kernel} with stride {step.stride} and padding {step.padding}; pool in several steps"
+            )
+
+
 def _check_kernels(network: SpikingNetwork, name: str) -> None:
     core = network.core
-    if not isinstance(core, NeuromorphicChip) or core.largest_kernel is None:
+    if not isinstance(core, NeuromorphicChip):
         return
     for layer in _synapses_before(network, name):
-        if layer.operator.dimensions and max(layer.weight.shape[2:]) > core.largest_kernel:
+        if not layer.operator.dimensions:
+            continue
+        if core.largest_kernel is not None and max(layer.weight.shape[2:]) > core.largest_kernel:
             raise NotConvertibleError(
                 f"Layer `{layer.name}` does not fit: kernels reach {core.largest_kernel}, but its are {tuple(layer.weight.shape[2:])}; use "
                 "smaller ones"
+            )
+        if core.strides is not None and not set(layer.operator.stride) <= set(core.strides):
+            raise NotConvertibleError(
+                f"Layer `{layer.name}` does not fit: strides are {', '.join(map(str, core.strides))}, but its are {layer.operator.stride}; "
+                "use one of them"
             )
 
 

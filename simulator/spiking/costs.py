@@ -1,6 +1,7 @@
 """What the events of a call cost, and what is spent at rest."""
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,4 +72,4 @@ def network_costs(network: "SpikingNetwork", inputs: Tensor) -> list[Cost]:
                         note="not given: the host's constants; the current of the constant input, once a sample",
                     )
                 )  # fmt: skip
-    return rows
+    return [row if row.layer == network.name else replace(row, layer=f"{network.prefix}{row.layer}") for row in rows]

@@ -13,10 +13,10 @@ from devices.spiking import SpikingNeuron
 from simulator.chip import Chip
 from simulator.environment import inloop_version
 from simulator.spiking.activity import network_of
-from simulator.spiking.network import SpikingNetwork, every_kind
+from simulator.spiking.network import SpikingNetwork
 from simulator.spiking.neurons import LIF
 from simulator.spiking.steps import Flatten, Part, Pool, Population, Signal, Step, Sum, Synapses
-from simulator.spiking.tracing import INPUT, NotConvertibleError, Traced, trace
+from simulator.spiking.tracing import INPUT, NotConvertibleError, Traced, every_kind, trace
 
 Discretization = Literal["exact", "euler"]
 """How a step of time dt turns ``tau dv/dt = -v + R I``: ``exact`` has the decay exp(-dt / tau), ``euler`` 1 - dt / tau."""

@@ -15,8 +15,9 @@ from simulator.spiking.tracing import INPUT
 
 CANDIDATES: Final = 95
 """Thresholds that the search for the least error tries: from the largest activation down to 6 % of it."""
-VALUES: Final = 1 << 18
-"""Activations of a batch that the search looks at: evenly spaced ones where there are more."""
+VALUES: Final = 1 << 15
+"""Activations of a batch that the search looks at: evenly spaced ones where there are more, an odd number apart, so that not the same
+columns of all images are taken."""
 HELD_BYTES: Final = 1 << 28
 """Currents of all steps of the widest layer that calibration holds at once; it takes fewer samples where they are more."""
 
@@ -105,9 +106,9 @@ class LightCalibration(LeastErrorThreshold):
 
     def adjust(self, network: SpikingNetwork, name: str, population: Population, signal: Signal, wanted: Tensor, held: "Held") -> Signal:
         """Shift the current by the mean difference of each channel."""
-        found = network.fire(name, population, signal).mean()
-        axes = [0, *range(2, found.dim())]
-        population.shift = population.shift - (found - wanted).mean(axes).reshape(-1, *[1] * (found.dim() - 2))
+        error = population.channels_first(network.fire(name, population, signal).mean() - wanted)
+        each = error.transpose(0, 1).flatten(1).mean(1).reshape(-1, *[1] * (error.dim() - 2))
+        population.shift = population.shift - population.for_sample(each)
         return network.fire(name, population, signal)
 
 
@@ -196,7 +197,8 @@ def calibrate(network: SpikingNetwork, samples: Tensor, source: str) -> list[str
             population.initial, population.shift = torch.tensor(0.0), torch.tensor(0.0)
             for step in network.synapses.values():
                 step.weight_change, step.bias_change = torch.empty(0), torch.empty(0)
-            chosen = network.recipe.threshold(activations[name], network.timesteps, population.neuron.comparator == ">")
+            seen = [population.channels_first(one) for one in activations[name]]
+            chosen = population.for_sample(network.recipe.threshold(seen, network.timesteps, population.neuron.comparator == ">"))
             if not bool((chosen > 0).all()):
                 warnings.append(f"Layer `{name}` was never active on the {source}: its threshold is 1 where that is so")
                 chosen = torch.where(chosen > 0, chosen, torch.ones_like(chosen))
@@ -332,7 +334,7 @@ def least_error_threshold(activations: Tensor, timesteps: int, *, per_channel: b
     """
     peak = _peak(activations, per_channel)
     rows = activations.transpose(0, 1).flatten(1) if per_channel else activations.reshape(1, -1)
-    rows = rows[:, :: max(1, rows.numel() // VALUES)]
+    rows = rows[:, :: (rows.numel() // VALUES) | 1]
     best, least = peak.reshape(-1).clone(), torch.full((len(rows),), float("inf"))
     for i in range(CANDIDATES):
         level = peak.reshape(-1) * (1 - 0.01 * i)

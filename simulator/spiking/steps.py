@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from devices.spiking import SpikingNeuron
-from kernels.event_synapses import EventKernel, event_convolution, event_linear, events_are_faster
+from kernels.event_synapses import EventKernel, add_spikes, event_convolution, event_linear, events_are_faster
 from simulator.operators import CONVOLUTIONS
 from simulator.weight_layers import WeightLayer, weight_layer
 
@@ -26,7 +26,7 @@ class Part:
     Attributes
     ----------
     counts
-        uint8; time is 1 where nothing changes.
+        uint8, or int32 where pooling added up more than 255; time is 1 where nothing changes.
     worth
         A spike's value in units of the float network: a number, or one that broadcasts with a sample.
     """
@@ -194,15 +194,16 @@ class Synapses(Step):
         weight = self.total_weight()
         if worth.numel() == 1:
             return weight * worth.reshape(())
-        if self.operator.dimensions == 0:
-            return weight * worth.reshape(-1)
-        if any(size != 1 for size in worth.shape[1:]):
+        linear = self.operator.dimensions == 0
+        if any(size != 1 for size in (worth.shape[:-1] if linear else worth.shape[1:])):
             raise ValueError(
-                f"Layer `{self.name}`: spikes of one channel must be worth the same everywhere, but are not; use one threshold"
+                f"Layer `{self.name}`: spikes of one input must be worth the same everywhere, but are not; use one threshold for each layer"
             )
-        groups = self.operator.groups
-        each = worth.reshape(groups, 1, -1, *[1] * self.operator.dimensions).expand(groups, weight.shape[0] // groups, -1, 1, 1)
-        return weight * each.reshape(weight.shape[0], -1, *[1] * self.operator.dimensions)
+        if linear:
+            return weight * worth.reshape(-1)
+        groups, places = self.operator.groups, [1] * self.operator.dimensions
+        each = worth.reshape(groups, 1, -1, *places).expand(groups, weight.shape[0] // groups, -1, *places)
+        return weight * each.reshape(weight.shape[0], -1, *places)
 
     def spiking(self, *inputs: Signal) -> Signal:
         """Return the current of each time step."""
@@ -274,8 +275,11 @@ class Population(Step):
 
     Attributes
     ----------
+    features_last
+        Whether the channels are the last axis of a sample, as after a linear layer of tokens, and not the first, as after a convolution.
     threshold
-        Where neurons fire, a number or one for each channel (channels, 1, ...), in units of the activation.
+        Where neurons fire, a number or one for each channel (channels, 1, ...), in units of the activation; (1, ..., channels) where
+        features are last.
     initial
         Membrane before the first step, in the same unit: a number, or one for each neuron.
     shift
@@ -292,9 +296,23 @@ class Population(Step):
         self.neuron = neuron
         self.ceiling = ceiling
         self.trained = threshold is not None
+        self.features_last = False
         self.register_buffer("threshold", torch.tensor(math.nan if threshold is None else float(threshold)))
         self.register_buffer("initial", torch.tensor(0.0))
         self.register_buffer("shift", torch.tensor(0.0))
+
+    @property
+    def shifted(self) -> bool:
+        """Whether calibration adds anything to the current."""
+        return bool(self.shift.any()) if self.shift.numel() > 1 else float(self.shift) != 0
+
+    def channels_first(self, values: Tensor) -> Tensor:
+        """Return values of shape (batch, ...) with the channels on axis 1."""
+        return values.movedim(-1, 1) if self.features_last else values
+
+    def for_sample(self, each: Tensor) -> Tensor:
+        """Return a number, or one for each channel (channels, 1, ...), such that it broadcasts with a sample."""
+        return each.movedim(0, -1) if self.features_last and each.dim() else each
 
     def reference(self, *inputs: Tensor) -> Tensor:
         """Rectify, and clip where the activation clips."""
@@ -339,10 +357,11 @@ class Pool(Step):
 
     def sums(self, counts: Tensor) -> Tensor:
         """Return sums instead of averages, of spikes or of integer currents."""
-        if counts.dtype == torch.uint8 and self.places > 255:
-            raise ValueError(f"Layer `{self.name}`: at most 255 places can be pooled, but got {self.places}; pool in two steps")
         exact = torch.float32 if counts.dtype == torch.uint8 else torch.float64
-        return merged(lambda flat: (self.reference(flat.to(exact)) * self.divisor).round_().to(counts.dtype), counts)
+        summed = merged(lambda flat: (self.reference(flat.to(exact)) * self.divisor).round_(), counts)
+        # Sums of sums outgrow eight bits: whole images that spike, or pools after pools.
+        wide = counts.dtype == torch.uint8 and summed.numel() > 0 and float(summed.max()) > 255
+        return summed.to(torch.int32 if wide else counts.dtype)
 
     def _worth(self, worth: Tensor) -> Tensor:
         if any(size != 1 for size in worth.shape[1:]):
@@ -369,7 +388,7 @@ class MaxPool(Step):
     def spiking(self, *inputs: Signal) -> Signal:
         """Take the maximum of the spikes."""
         (part,) = inputs[0].parts
-        return Signal(parts=(Part(merged(lambda flat: self.reference(flat.float()).to(torch.uint8), part.counts), part.worth),))
+        return Signal(parts=(Part(merged(lambda flat: self.reference(flat.float()).to(part.counts.dtype), part.counts), part.worth),))
 
 
 class Flatten(Step):
@@ -410,8 +429,8 @@ class Sum(Step):
             return Signal(first.current + second.current)
         total = first.current
         for part in second.parts:  # one pass for each where one worth holds for all
-            single = part.worth.numel() == 1
-            total = torch.add(total, part.counts, alpha=float(part.worth)) if single else total + part.counts * part.worth
+            single = part.worth.numel() == 1 and total.shape == part.counts.shape and part.counts.dtype == torch.uint8
+            total = add_spikes(total, part.counts, float(part.worth)) if single else total + part.counts * part.worth
         return Signal(total)
 
 
@@ -430,8 +449,10 @@ class Concatenation(Step):
         if any(len(one.parts) != 1 for one in inputs):
             raise ValueError(f"Layer `{self.name}`: what is concatenated must be spikes of one origin each, but is not; concatenate first")
         counts = [_lasting(one.parts[0].counts, times) for one in inputs]
-        shape = [1] * (counts[0].dim() - 3)
-        worth = torch.cat([one.parts[0].worth.expand(part.shape[2], *shape) for one, part in zip(inputs, counts, strict=True)])
+        worths = [one.parts[0].worth for one in inputs]
+        by_channel = all(size == 1 for worth in worths for size in worth.shape[1:])
+        rest = [1] * (counts[0].dim() - 3) if by_channel else counts[0].shape[3:]
+        worth = torch.cat([one.expand(part.shape[2], *rest) for one, part in zip(worths, counts, strict=True)])
         return Signal(parts=(Part(torch.cat(counts, 2), worth),))
 
 

@@ -121,6 +121,7 @@ class _Reader:
         self.stages: dict[str, Stage] = {}
         self.alias: dict[str, str] = {}
         self.kinds: dict[str, str] = {INPUT: INPUT}
+        self.features_last: dict[str, bool] = {INPUT: False}
         self.made: dict[int, str] = {}
 
     def read(self) -> Traced:
@@ -160,6 +161,10 @@ class _Reader:
         self.stages[step.name] = Stage(step, inputs)
         self.alias[node.name] = step.name
         self.kinds[step.name] = kind
+        last = self.features_last[inputs[0]]
+        self.features_last[step.name] = step.operator.dimensions == 0 if isinstance(step, Synapses) else last
+        if isinstance(step, Population):
+            step.features_last = last
 
     def same(self, node: fx.Node) -> None:
         self.alias[node.name] = self.source(node.args[0])
@@ -318,8 +323,32 @@ class _Reader:
             name = f"{pooled}_flat"
             self.stages[name] = Stage(Flatten(name), (pooled,))
             self.kinds[name] = self.kinds[pooled]
+            self.features_last[name] = False
             self.alias[node.name] = name
 
 
 def _pair(value: Any, dimensions: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value,) * dimensions
+
+
+def every_kind(traced: Traced) -> dict[str, str]:
+    """Return whether each stage puts out spikes, a current, or a form of the input.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> every_kind(trace(model, SpikingNeuron()))
+    {'input': 'input', '0': 'current', '1': 'spikes', '2': 'current'}
+    """
+    kinds: dict[str, Any] = {INPUT: INPUT}
+    for name, stage in traced.stages.items():
+        before = [kinds[source] for source in stage.inputs]
+        if isinstance(stage.step, Population):
+            kinds[name] = "spikes"
+        elif isinstance(stage.step, Synapses):
+            kinds[name] = "current"
+        elif isinstance(stage.step, Sum):
+            kinds[name] = "spikes" if set(before) == {"spikes"} else "current"
+        else:
+            kinds[name] = before[0]
+    return kinds
