@@ -1,5 +1,8 @@
 """Accuracy under noise against energy: networks on RRAM crossbars, an SRAM macro and digital arrays, in one figure.
 
+The crossbar's errors are those measured on NeuRRAM's cells; the macro's are assumptions (of the preset ``demonstrator``), as none were
+published for it; a digital array has none.
+
 ``inloop bench codesign_pareto`` searches network and hardware together; writes ``benchmarks/results/codesign_pareto.json`` and ``.png``.
 """
 
@@ -24,6 +27,11 @@ HARDWARE: dict[str, tuple[Any, dict[str, Any], str]] = {
     "digital array": (digital(16), {"design.rows": [8, 16], "design.columns": [8, 16]}, "#0072B2"),
 }
 """Design, what is varied of it, and its color."""
+LABELS = {
+    "RRAM crossbar": "RRAM crossbar, measured errors",
+    "SRAM macro": "SRAM macro, assumed errors",
+    "digital array": "digital array, no errors",
+}
 
 
 def search(trials: int = TRIALS, chips: int = CHIPS) -> dict[str, Sweep]:
@@ -51,7 +59,7 @@ def draw(found: dict[str, Sweep]) -> Figure:
         errors = [(front["accuracy"] - front["accuracy_low"]).to_numpy(), (front["accuracy_high"] - front["accuracy"]).to_numpy()]
         axes.errorbar(
             1e9 * front["energy_j"], front["accuracy"], yerr=errors, color=color, marker="o", markersize=3.5, capsize=2, linewidth=1,
-            drawstyle="steps-post", label=name,
+            drawstyle="steps-post", label=LABELS[name],
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("energy of one picture (nJ), terms with published constants", fontsize=8)
@@ -66,9 +74,11 @@ def main() -> None:
     trials = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdigit() else TRIALS
     found = search(trials)
     frame = pd.concat([sweep.front().assign(hardware=name) for name, sweep in found.items()], ignore_index=True)
-    frame = frame.drop(columns=["state", "feasible", "front", "failure", "elapsed_s"])
+    # JSON keeps ten decimals: joules would lose their digits.
+    frame = frame.assign(energy_nj=1e9 * frame["energy_j"]).drop(columns=["state", "feasible", "front", "failure", "elapsed_s", "energy_j"])
+    frame = frame[[name for name in frame if not str(name).endswith(("_j", "_s", "_m2"))]]
     print(f"{SUBSTITUTE}; {trials} designs a family, up to {CHIPS} chips each")
-    print(frame[["hardware", "accuracy", "accuracy_low", "accuracy_high", "energy_j", "chips"]].round(12).to_string(index=False))
+    print(frame[["hardware", "accuracy", "accuracy_low", "accuracy_high", "energy_nj", "chips"]].round(4).to_string(index=False))
     print("energies are lower bounds: terms without published constants are left out, and nodes differ (22 nm, not given, 45 nm);")
     print("a family's front may be read against itself, and against another's only as far as those terms allow")
     (RESULTS / "codesign_pareto.png").write_bytes(encode(draw(found), "png"))

@@ -180,14 +180,17 @@ class _Driver:
         self._numbers = count()
         self._rivals: list[Values] = []
         self._parts: dict[str, int] = {}
+        self._sweep = ""
         self._old_failures = retry_failed
 
     def run(self, executor: _LazyExecutor) -> Iterator[Trial]:
         """Yield each trial when nothing more is to be measured of it."""
         goals = self._evaluator.goals
         limits = {limit.name: [limit.low, limit.high] for limit in goals.limits}
-        about = {"goals": dict(goals.directions), "limits": limits, "space": self._space.written(), "setting": self._setting}
-        self._store.about(digest(about), about)
+        about = {"goals": dict(goals.directions), "limits": limits, "space": self._space.written(), "chips": self._chips}
+        about |= {"setting": self._setting}
+        self._sweep = digest(about)
+        self._store.about(self._sweep, about)
         proposals = self._strategy.proposals(self._space, self._seed)
         if proposals is None:
             yield from self._adaptive(executor)
@@ -234,7 +237,9 @@ class _Driver:
                     assert trial.values is not None
                     others = [values for values in rivals if values is not trial.values]
                     trial.dropped = self._fidelity.beaten(trial.values, others, goals, chips)
-                finished += [trial for trial in alive if trial.dropped]
+                dropped = [trial for trial in alive if trial.dropped]
+                self._store.drop(self._sweep, [trial.key for trial in dropped])
+                finished += dropped
                 alive = [trial for trial in alive if not trial.dropped]
             yield from finished
         self._rivals += [trial.values for trial in alive if trial.values is not None]

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,10 @@ from simulator.codesign import (
     rank_correlations,
     semi_decoupled,
 )
+from simulator.codesign.gradient_search import family_cost, gated, layer_tables
 from simulator.codesign.semi_decoupling import spearman
 from simulator.data import load_data
-from simulator.search import HardwareObjective, Predictor, Space
+from simulator.search import Choice, HardwareObjective, Predictor, Space
 
 
 def brute_force(scores: np.ndarray, tables: dict[str, np.ndarray], latency: float, energy: float) -> float:
@@ -116,6 +117,7 @@ def test_refuses_what_cannot_be_searched(change: dict[str, Any], says: str) -> N
         semi_decoupled(given_.pop("networks"), given_.pop("accelerators"), given_.pop("cost"), given_.pop("accuracy"), **given_)
 
 
+@cache
 def tensors() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     split = load_data("digits")
     parts = [list(split.train_batches(256, seed=None)), list(split.test_batches(256))]
@@ -132,8 +134,8 @@ def family() -> NetworkFamily:
 
 
 def test_a_network_of_the_family_is_the_shared_weights_with_its_own_statistics(family: NetworkFamily) -> None:
-    x = tensors()[0][0][:128]
-    for configuration in itertools.islice(family.space, 0, None, 379):
+    x = tensors()[0][0][:32]
+    for configuration in itertools.islice(family.space, 0, None, 659):
         network = family.extract(configuration, [(x,)])
         with torch.no_grad():
             shared = family(x, configuration)
@@ -163,17 +165,17 @@ def test_network_precision_and_hardware_are_searched_in_one_space(family: Networ
     train, test = tensors()
     batches = [(train[0][start : start + 256],) for start in range(0, 1024, 256)]
     crossbar = RRAMCrossbar.preset("rram_22nm_neurosim", cell={"cycle_spread": None})
-    objective = HardwareObjective(partial(family.extract, batches=batches), crossbar, (test[0][:120], test[1][:120]), partial=True)
+    objective = HardwareObjective(partial(family.extract, batches=batches), crossbar, (test[0][:48], test[1][:48]), partial=True)
     space = Space({**family.space.parameters, "design.adc.bits": [4, 8], "design.rows": [64, 128]})
-    found = sim.sweep(objective, space, trials=10, strategy=Predictor("ridge", batch=5, startup=5), limits={"accuracy": (0.2, None)})
+    found = sim.sweep(objective, space, trials=6, strategy=Predictor("ridge", batch=2, startup=4), limits={"accuracy": (0.2, None)})
     assert (found.frame["state"] == "complete").all(), list(found.frame["failure"])
     row = found.front().iloc[0]
     chip = objective.chip({name: row[name] for name in space.parameters})
-    again = sim.evaluate(chip, (test[0][:120], test[1][:120]), trials=1)
+    again = sim.evaluate(chip, (test[0][:48], test[1][:48]), trials=1)
     assert row["accuracy"] == again.mean().value
 
 
-def test_the_expected_cost_is_a_mean_over_networks_and_its_gradient_lowers_it(family: NetworkFamily) -> None:
+def test_the_expected_cost_is_a_mean_over_choices() -> None:
     random = np.random.default_rng(0)
     chances = [torch.tensor(random.dirichlet(np.ones(3))) for _ in range(3)]
     costs = [torch.tensor(random.random(3)) for _ in range(3)]
@@ -183,15 +185,44 @@ def test_the_expected_cost_is_a_mean_over_networks_and_its_gradient_lowers_it(fa
         for chosen in choices
     )
     assert float(expected_cost(chances, costs)) == pytest.approx(mean)
+
+
+def macs(layer: Any) -> float:
+    return float(layer["inputs"] * layer["outputs"] * layer["kernel"] ** 2 * layer["size"] ** 2 * layer.get("bits", 1))
+
+
+def test_gates_of_nothing_and_one_are_the_network_that_they_choose(family: NetworkFamily) -> None:
+    x, tables = tensors()[0][0][:16], layer_tables(family, macs)
+    for configuration in itertools.islice(family.space, 7, None, 461):
+        gates = {
+            name: torch.tensor([float(value == configuration[name]) for value in kind.values()])
+            for name, kind in family.space.parameters.items()
+        }
+        with torch.no_grad():
+            assert torch.allclose(gated(family, gates, x), family(x, configuration), atol=1e-4), configuration
+        assert float(family_cost(gates, tables)) == sum(macs(layer) for layer in family.layers(configuration))
+
+
+def test_the_expected_cost_of_a_family_is_the_mean_over_all_its_networks() -> None:
+    family, random = NetworkFamily(widths=((2, 4), (2, 4), (2, 4))), np.random.default_rng(0)
+    chances = {name: torch.tensor(random.dirichlet(np.ones(kind.size or 1))) for name, kind in family.space.parameters.items()}
+    mean = sum(
+        math.prod(float(chances[name][kind.index(c[name])]) for name, kind in family.space.parameters.items() if isinstance(kind, Choice))
+        * sum(macs(layer) for layer in family.layers(c))
+        for c in family.space
+    )
+    assert float(family_cost(chances, layer_tables(family, macs))) == pytest.approx(mean, rel=1e-6)
+
+
+def test_the_gradient_search_lowers_the_cost_where_it_weighs_and_keeps_the_accuracy_where_not(family: NetworkFamily) -> None:
     data = tensors()[0]
-
-    def macs(layer: Any) -> float:
-        return float(layer["inputs"] * layer["outputs"] * layer["kernel"] ** 2 * layer["size"] ** 2)
-
-    free, dear = (gradient_search(family, data, macs, weight=weight, steps=40) for weight in (0.0, 30.0))
+    free, dear = (gradient_search(family, data, macs, weight=weight, steps=25, batch_size=64) for weight in (0.0, 30.0))
     totals = [sum(macs(layer) for layer in family.layers(found.configuration)) for found in (free, dear)]
     assert totals[1] < 0.5 * totals[0] and dear.expected[-1] < 0.5 * dear.expected[0]
+    assert free.configuration["stage1.bits"] == 8 and all(sum(chance) == pytest.approx(1) for chance in free.probabilities.values())
     assert all(parameter.requires_grad for parameter in family.parameters())
+    first, again, other = (gradient_search(family, data, macs, steps=2, seed=seed, batch_size=32) for seed in (1, 1, 2))
+    assert first == again != other
 
 
 def test_the_zero_cost_score_is_its_formula() -> None:
@@ -200,6 +231,7 @@ def test_the_zero_cost_score_is_its_formula() -> None:
     second = first + math.log(math.sqrt(8 * 25))
     expected = 1.0 * (math.log(8) + math.log(16**2)) * first + 8.0 * (math.log(32) + math.log(8**2)) * second - 10 * math.exp(0.5)
     assert deepmad_score(stages) == pytest.approx(expected)
+    assert deepmad_score(stages, stems=1) == pytest.approx(expected + 10 * math.exp(0.5) - 10)
     assert deepmad_score([[{"inputs": 1, "outputs": 1, "kernel": 1, "size": 8}] * 3]) == -math.inf, "deeper than 0.3 of its width"
 
 

@@ -37,6 +37,14 @@ def test_a_grid_has_every_configuration_once_and_only_active_parameters() -> Non
         assert ("sigma" in configuration) == (configuration.get("bits") in (3, 4))
 
 
+def test_the_size_of_a_large_space_is_counted_and_not_gone_through() -> None:
+    large: dict[str, Any] = {f"p{place}": list(range(10)) for place in range(12)}
+    space = Space({**large, "more": Whole(1, 3, when={"p0": [0]})})
+    assert space.size == 10**11 * (9 + 3)
+    found = sim.sweep(lambda c, _: float(c["p0"]), space, goals={"y": "minimize"}, trials=24, strategy=Predictor("ridge", candidates=200))
+    assert len(found.frame) == 24
+
+
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=5, max_size=5))
 def test_every_point_of_the_cube_is_a_configuration(shares: list[float]) -> None:
@@ -176,6 +184,20 @@ def test_strategies_find_the_known_front(strategy: Any, trials: int, share: floa
     assert random.hypervolume({"f1": 1.1, "f2": 1.1}) / exact < 0.6
 
 
+@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+def test_a_genetic_search_asks_for_new_designs_while_there_are_some(name: str) -> None:
+    space = Space({"x": Whole(0, 7), "kind": ["a", "b"], "y": Whole(0, 3, when={"kind": ["b"]})})
+
+    def objective(configuration: dict[str, Any], context: Any) -> dict[str, float]:
+        return {"f1": configuration["x"], "f2": (7 - configuration["x"]) ** 2 + configuration.get("y", 0.5)}
+
+    assert space.size == 40
+    found = sim.sweep(objective, space, goals=BOTH, trials=40, strategy=name, progress=False)
+    assert len({trial.key for trial in found.trials}) >= 38
+    more = sim.sweep(objective, space, goals=BOTH, trials=72, strategy=name, progress=False)
+    assert len({trial.key for trial in more.trials}) == 40 and len(more.frame) == 72
+
+
 @pytest.mark.parametrize("model", ["ridge", "svr", "gaussian_process"])
 def test_a_predictor_finds_the_optimum_of_a_bowl_within_limits(model: str) -> None:
     def bowl(configuration: dict[str, Any], context: Any) -> dict[str, float]:
@@ -200,23 +222,24 @@ def test_limits_are_kept_and_conditional_parameters_searched(name: str) -> None:
     assert found.frame.loc[found.frame["area"] > 128, "feasible"].sum() == 0
 
 
-def test_racing_rarely_drops_a_design_of_the_front_and_saves_chips() -> None:
+@pytest.mark.parametrize(("designs", "spread", "share"), [(10, 1.0, 0.3), (30, 0.2, 0.9)], ids=["ten apart", "thirty close together"])
+def test_racing_rarely_drops_the_best_design_and_saves_chips_where_they_differ(designs: int, spread: float, share: float) -> None:
     random = np.random.default_rng(0)
-    chips, kept, spent, total = 32, 0, 0, 0
+    chips, kept, spent, total, repeats = 32, 0, 0, 0, 300 // designs
     goals, fidelity = Goals.read({"error": "minimize"}), Fidelity(first=2, factor=2, confidence=0.95)
-    for _ in range(200):
-        means = random.normal(0, 1, 10)
+    for _ in range(repeats):
+        means = random.normal(0, spread, designs)
         common = random.normal(0, 1, chips)
         measured = [mean + common + random.normal(0, 0.5, chips) for mean in means]
-        alive = list(range(10))
+        alive = list(range(designs))
         for rung in fidelity.rungs(chips):
-            values = [{"error": list(measured[index][:rung])} for index in range(10)]
+            values = {index: {"error": list(measured[index][:rung])} for index in alive}
             alive = [i for i in alive if not fidelity.beaten(values[i], [values[j] for j in alive if j != i], goals, rung)]
             spent += len(alive) * (rung // 2 if rung > 2 else rung)
-        total += 10 * chips
+        total += designs * chips
         kept += int(np.argmin(means)) in alive
-    assert kept >= 180  # each of five rungs may err
-    assert spent < 0.5 * total
+    assert kept >= 0.8 * repeats  # each of five rungs may err in a twentieth; without the share of each rival half were lost
+    assert spent < share * total
 
 
 def test_racing_needs_a_difference_and_common_chips() -> None:

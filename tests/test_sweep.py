@@ -2,6 +2,7 @@
 
 import json
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import simulator as sim
-from devices import RRAMCrossbar, SystolicArray
+from devices import RRAMCrossbar, SpikingCore, SRAMMacro, SystolicArray
 from simulator.search import NSGA2, TPE, Choice, Context, Fidelity, HardwareObjective, Predictor, Real, Space, SweepError, Whole
 from simulator.search.store import FORMAT, JOURNAL
 
@@ -174,6 +175,14 @@ def test_nan_is_a_failure_and_never_the_best() -> None:
             assert (failed["state"] == "failed").all() and failed["failure"].str.contains("not a best value").all()
 
 
+def test_an_objective_that_ends_the_program_is_a_failed_row_too() -> None:
+    def objective(configuration: dict[str, Any], context: Context) -> float:
+        return float(configuration["x"]) if configuration["x"] else sys.exit("enough")
+
+    found = sim.sweep(objective, {"x": [0, 1]}, goals={"y": "minimize"}, strategy="grid")
+    assert found.frame["failure"].to_list() == ["SystemExit: enough", ""]
+
+
 def test_a_sweep_in_which_everything_fails_says_so() -> None:
     def objective(configuration: dict[str, Any], context: Context) -> float:
         raise RuntimeError("no")
@@ -290,3 +299,37 @@ def test_refuses_a_cost_whose_constants_are_not_given_and_takes_lower_bounds_whe
     assert (taken.frame["energy_j"] > 0).all()
     wrong = sim.sweep(HardwareObjective(model, crossbar, data, costs=()), {"design.adc.bit": [6], "width": [1]}, strategy="grid")
     assert wrong.frame["failure"].str.contains("`adc.bit`").all()
+
+
+def test_the_budget_of_write_verify_is_swept_as_the_function_spends_it() -> None:
+    model, data = small_model()
+    crossbar = RRAMCrossbar.preset("wan_nature_2022")
+    space = {"write_verify.fraction": [0.0, 0.3], "write_verify.ranking": ["magnitude"]}
+    found = sim.sweep(HardwareObjective(model, crossbar, data, costs=()), space, strategy="grid", chips=2)
+    chip = sim.compile(model, crossbar, example_inputs=data[0][:1])
+    spent = sim.write_verify(chip, data, fraction=0.3, ranking="magnitude")
+    assert found.frame["verify_pulses"].to_list() == [0.0, spent.pulses] and spent.pulses > 0
+    assert found.trials[1].values is not None
+    assert found.trials[1].values["accuracy"] == sim.evaluate(chip, data, trials=2).values()
+
+
+def test_timesteps_are_swept_and_other_names_of_compile_refused() -> None:
+    model, data = small_model()
+    relu, x = torch.nn.Sequential(model, torch.nn.ReLU()), data[0].abs()
+    objective = HardwareObjective(relu, SpikingCore.preset("loihi1"), (x, relu(x)), metrics="mae", costs=(), calibration=[x])
+    found = sim.sweep(objective, {"compile.timesteps": [4, 64]}, strategy="grid")
+    chips = [sim.compile(relu, SpikingCore.preset("loihi1"), example_inputs=x[:1], calibration=[x], timesteps=n) for n in (4, 64)]
+    assert found.frame["mae"].to_list() == [sim.evaluate(chip, (x, relu(x)), metrics="mae", trials=1).mean().value for chip in chips]
+    assert found.frame["mae"].iloc[1] < found.frame["mae"].iloc[0]
+    wrong = sim.sweep(objective, {"compile.timestep": [4]}, strategy="grid")
+    assert "did you mean `compile.timesteps`" in wrong.frame["failure"].iloc[0]
+
+
+def test_programming_time_is_that_of_the_rows_written() -> None:
+    model, data = small_model()
+    objective = HardwareObjective(model, SRAMMacro.preset("asscc_2023", row_write_s=3e-9), data, costs=("programming_s",))
+    found = sim.sweep(objective, {"design.rows": [16, 32]}, strategy="grid")
+    assert found.frame["programming_s"].to_list() == pytest.approx([16 * 3e-9, 32 * 3e-9])
+    silent = sim.sweep(HardwareObjective(model, RRAMCrossbar.preset("wan_nature_2022"), data, costs=("programming_s",)),
+                       {"design.rows": [64]}, strategy="grid")  # fmt: skip
+    assert "every constant of `programming_s`, but has none for programming" in silent.frame["failure"].iloc[0]

@@ -14,17 +14,17 @@ import pytest
 import simulator as sim
 from simulator.search import SweepError
 from simulator.search.store import JOURNAL
-from tests.sweep_tasks import ENVIRONMENT, ROOT, Where, run, same, starts, until
+from tests.sweep_tasks import ENVIRONMENT, GOALS, ROOT, Task, Where, run, same, starts, until
 
-TRIALS = 12
+TRIALS, WORKERS = 12, 3
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator["Cluster"]:
     made = Cluster(tmp_path)
     try:
-        made.start_worker()
-        made.start_worker()
+        for _ in range(WORKERS):
+            made.start_worker()
         yield made
     finally:
         made.close()
@@ -65,27 +65,36 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> sim.Sweep:
 def test_a_dask_cluster_that_loses_workers_finds_the_same(
     alone: sim.Sweep, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("simulator.search.cluster.CONNECT_SECONDS", 5.0)
+    """One scheduler goes through it all: of three workers a design kills one, and a signal one; at last the scheduler goes."""
+    (tmp_path / "deadly").mkdir()
+    deadly = sim.sweep(
+        Task(tmp_path / "deadly", once="always"), {"bits": [2, 3, 4], "rows": [64], "x": [0.5]}, goals=GOALS, strategy="grid",
+        cluster=cluster.address, retries=0, progress=False,
+    )  # fmt: skip
+    assert deadly.frame["state"].to_list() == ["complete", "failed", "complete"]
+    assert "worker died once" in deadly.frame["failure"].iloc[1] and starts(tmp_path / "deadly")["3-64-0.500000-0"] == 1
+
     notes, store = tmp_path / "notes", tmp_path / "store"
-    removed = threading.Event()
+    living = [worker for worker in cluster.workers if worker.poll() is None]
+    assert len(living) == WORKERS - 1
 
     def remove() -> None:
         until(lambda: len(list(notes.glob("*.ended"))) >= 6)
-        os.kill(cluster.workers[0].pid, signal.SIGKILL)
-        removed.set()
+        os.kill(living[0].pid, signal.SIGKILL)
 
     thread = threading.Thread(target=remove)
     thread.start()
-    found = run(notes, store, trials=TRIALS, cluster=cluster.address, seconds=0.1)
+    found = run(notes, store, trials=TRIALS, cluster=cluster.address, seconds=0.05)
     thread.join()
-    assert removed.is_set() and same(found, alone)
+    assert living[0].wait() == -signal.SIGKILL and same(found, alone)
     keys = [(row["key"], *row["chips"]) for row in map(json.loads, (store / JOURNAL).read_text().splitlines()) if "key" in row]
     assert len(set(keys)) == len(keys)
     # The scheduler goes, and with it the last worker: an error that says how to go on, and going on repeats nothing.
+    monkeypatch.setattr("simulator.search.cluster.CONNECT_SECONDS", 3.0)
     thread = threading.Thread(target=lambda: (until(lambda: len(list((tmp_path / "more").glob("*.ended"))) >= 3), cluster.scheduler.kill()))
     thread.start()
     with pytest.raises(SweepError, match=r"scheduler of argument `cluster` must run.*goes on"):
-        run(tmp_path / "more", tmp_path / "second", trials=TRIALS, cluster=cluster.address, seconds=0.3)
+        run(tmp_path / "more", tmp_path / "second", trials=TRIALS, cluster=cluster.address, seconds=0.2)
     thread.join()
     before = len(list((tmp_path / "more").glob("*.ended")))
     assert same(run(tmp_path / "more", tmp_path / "second", trials=TRIALS), alone)

@@ -85,14 +85,18 @@ class NetworkFamily(nn.Module):
         return Space(named)
 
     def layers(self, configuration: Mapping[str, Any]) -> list[dict[str, int]]:
-        """Return the shape of each layer of a network: inputs, outputs, kernel, and height and width of its output."""
-        found = [{"inputs": 1, "outputs": configuration["stem.width"], "kernel": 3, "size": 8}]
+        """Return each layer of a network: inputs, outputs, kernel, height and width of its output (size), and bits of weights if any."""
+
+        def layer(part: str, inputs: int, outputs: int, kernel: int, size: int) -> dict[str, int]:
+            precision = {"bits": configuration[f"{part}.bits"]} if self.precisions else {}
+            return {"inputs": inputs, "outputs": outputs, "kernel": kernel, "size": size, **precision}
+
+        found = [layer("stem", 1, configuration["stem.width"], 3, 8)]
         for stage, size in zip(STAGES, (8, 4), strict=True):
             for _ in range(configuration[f"{stage}.depth"]):
-                outputs, kernel = configuration[f"{stage}.width"], configuration[f"{stage}.kernel"]
-                found.append({"inputs": found[-1]["outputs"], "outputs": outputs, "kernel": kernel, "size": size})
-        found.append({"inputs": 4 * found[-1]["outputs"], "outputs": self.classes, "kernel": 1, "size": 1})
-        return found
+                width, kernel = configuration[f"{stage}.width"], configuration[f"{stage}.kernel"]
+                found.append(layer(stage, found[-1]["outputs"], width, kernel, size))
+        return [*found, layer("head", 4 * found[-1]["outputs"], self.classes, 1, 1)]
 
     def stages(self, configuration: Mapping[str, Any]) -> list[list[dict[str, int]]]:
         """Return the convolutions of a network by stage, as `deepmad_score` takes them."""

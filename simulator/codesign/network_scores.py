@@ -14,17 +14,19 @@ GREATEST_EFFECTIVENESS = 0.3
 """Depth over width above which a network is hard to train (DeepMAD)."""
 
 
-def deepmad_score(stages: Sequence[Sequence[Mapping[str, int]]]) -> float:
+def deepmad_score(stages: Sequence[Sequence[Mapping[str, int]]], *, stems: int = 0) -> float:
     """Return DeepMAD's score of a convolutional network, a proxy of its accuracy that needs no data.
 
     For each stage (log C + log r^2) times the sum of log sqrt(c k^2) over the layers up to its end, with C and r the channels and the
     side of its output, c the inputs and k the kernel of a layer; weighted 1, 1, 1, 1, 8 from the end, minus 10 exp(standard
-    deviation of the stages' depths).
+    deviation of the stages' depths), as in the authors' code (alibaba/lightweight-neural-architecture-search on GitHub).
 
     Parameters
     ----------
     stages
         For each stage its layers: ``inputs``, ``outputs``, ``kernel`` and ``size``.
+    stems
+        First stages that are no choice, whose depth the unevenness leaves out: 1 for the stages of a `NetworkFamily`.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def deepmad_score(stages: Sequence[Sequence[Mapping[str, int]]]) -> float:
         entropy += sum(0.5 * math.log(layer["inputs"] * layer["kernel"] ** 2) for layer in stage)
         last = stage[-1]
         total += weight * (math.log(last["outputs"]) + 2 * math.log(last["size"])) * entropy
-    depths = [len(stage) for stage in stages]
+    depths = [len(stage) for stage in stages[stems:]] or [0]
     mean = sum(depths) / len(depths)
     spread = math.sqrt(sum((depth - mean) ** 2 for depth in depths) / len(depths))
     return total - DEPTH_PENALTY * math.exp(spread)

@@ -2,15 +2,17 @@
 
 import hashlib
 import queue
+import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import cloudpickle
 
-from simulator.search.jobs import Executor, Job
+from simulator.search.jobs import Executor, Job, died
 from simulator.search.objective import Evaluator, Outcome
 from simulator.search.store import SweepError
 from simulator.search.worker import load
@@ -32,8 +34,8 @@ class DaskCluster(Executor):
     workers
         How many to start with ``"local"``.
     retries
-        Workers that may die over one job before it counts as failed, with ``"local"``; a scheduler at an address has a setting of its
-        own for that (``distributed.scheduler.allowed-failures``).
+        Workers that may die over one job before it counts as failed, whatever the scheduler allows other tasks
+        (``distributed.scheduler.allowed-failures``).
 
     Raises
     ------
@@ -43,13 +45,12 @@ class DaskCluster(Executor):
 
     def __init__(self, evaluator: Evaluator, address: str, workers: int, retries: int) -> None:
         try:
-            dask, distributed = import_module("dask"), import_module("distributed")
+            distributed = import_module("distributed")
         except ImportError as error:
             raise SweepError("Argument `cluster` needs Dask, which is not installed; do pip install 'inloop[cluster]'") from error
         self._own: Any = None
         if address == LOCAL:
-            with dask.config.set({"distributed.scheduler.allowed-failures": retries}):
-                self._own = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
+            self._own = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None)
         try:
             self._client: Any = distributed.Client(self._own or address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
@@ -70,7 +71,10 @@ class DaskCluster(Executor):
         self._loaded = self._client.submit(load, content, key=f"inloop-{hashlib.blake2b(content, digest_size=8).hexdigest()}")
         self._futures: dict[str, tuple[int, Any]] = {}
         self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._counter, self._started = 0, time.time_ns()
+        self._counter, self._retries, self._prefix = 0, retries, f"inloop-{time.time_ns()}-"
+        from simulator.search.allowed_deaths import AllowedDeaths
+
+        self._client.register_plugin(AllowedDeaths(self._prefix, retries, self._client.id), name=self._prefix)
         self._seen: tuple[float, dict[str, int]] = (0.0, {})
         self._lock = threading.Lock()
 
@@ -82,7 +86,7 @@ class DaskCluster(Executor):
     def submit(self, job: Job, *, backup: bool = False) -> None:
         """Hand a job to the scheduler."""
         self._counter += 1
-        key = f"inloop-{self._started}-{self._counter}"
+        key = f"{self._prefix}{self._counter}"
         near = sorted(self._threads())
         place = {} if job.part is None or not near else {"workers": [near[job.part % len(near)]], "allow_other_workers": True}
         future = self._client.submit(
@@ -125,6 +129,8 @@ class DaskCluster(Executor):
         with suppress(Exception):
             self._client.cancel([future for _, future in futures.values()], force=True)
         with suppress(Exception):
+            self._client.unregister_scheduler_plugin(name=self._prefix)
+        with suppress(Exception):
             self._client.close()
         self._end_own()
 
@@ -132,10 +138,11 @@ class DaskCluster(Executor):
         from distributed import KilledWorker
 
         try:
-            values, worker = future.result(timeout=CONNECT_SECONDS)
-            return Outcome(**{**vars(values), "worker": worker})
+            outcome: Outcome
+            outcome, worker = future.result(timeout=CONNECT_SECONDS)
+            return replace(outcome, worker=worker)
         except KilledWorker as error:
-            return Outcome(None, f"workers of the cluster died in this evaluation: {' '.join(str(error).split())[:200]}", lost=True)
+            return died(self._retries + 1, f"at {getattr(error.last_worker, 'address', 'an unknown address')}")
         except Exception as error:  # the objective's own failures are outcomes: what arrives here is the cluster's
             self._require_scheduler()
             return Outcome(None, f"the cluster failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}", lost=True)
@@ -167,7 +174,16 @@ def _call(evaluate: Evaluator, configuration: dict[str, Any], context: Any) -> t
     """Evaluate on a worker; says which one it was."""
     from distributed import get_worker
 
+    if "torch" in sys.modules:
+        return _on_one_thread(evaluate, configuration, context), str(get_worker().name)
+    outcome = evaluate(configuration, context)
+    if "torch" in sys.modules:  # the objective imported it, on as many threads as there are: its bits are those of one
+        outcome = _on_one_thread(evaluate, configuration, context)
+    return outcome, str(get_worker().name)
+
+
+def _on_one_thread(evaluate: Evaluator, configuration: dict[str, Any], context: Any) -> Outcome:
     from simulator._isolation import one_thread
 
     with one_thread():
-        return evaluate(configuration, context), str(get_worker().name)
+        return evaluate(configuration, context)

@@ -19,8 +19,9 @@ Values = Mapping[str, float | Sequence[float]]
 class Fidelity:
     """Rungs of chips: every design is measured on the first few, and goes on while nothing beats it for certain.
 
-    After each rung a design is dropped when another one is better on paired differences, chip by chip on common random numbers:
-    the one-sided confidence that it is worse in every goal that differs is at least `confidence`.
+    After each rung a design is dropped when another one is better on paired differences, chip by chip on common random numbers,
+    in every goal that differs. One-sided t-tests share what `confidence` leaves over all rivals (Bonferroni): the chance that a rung
+    drops a design which no rival beats is at most 1 - `confidence`, however many there are.
 
     Parameters
     ----------
@@ -29,7 +30,7 @@ class Fidelity:
     factor
         How many times as many the next rung has.
     confidence
-        Of dropping a design.
+        Of dropping a design, against all its rivals together.
     batch
         Designs that compete at once where the strategy has no batches of its own.
 
@@ -75,9 +76,10 @@ class Fidelity:
         chips
             How many.
         """
-        return any(self._beats(other, values, goals, chips) for other in others)
+        confidence = 1 - (1 - self.confidence) / max(1, len(others))
+        return any(self._beats(other, values, goals, chips, confidence) for other in others)
 
-    def _beats(self, better: Values, worse: Values, goals: Goals, chips: int) -> bool:
+    def _beats(self, better: Values, worse: Values, goals: Goals, chips: int, confidence: float) -> bool:
         if not _feasible(better, goals):
             return False
         strictly = False
@@ -92,7 +94,7 @@ class Fidelity:
                 if mean < 0 or (mean > 0 and noisy and chips < AGREEING):
                     return False
                 strictly |= mean > 0
-            elif special.stdtr(chips - 1, mean / error) >= self.confidence:
+            elif special.stdtr(chips - 1, mean / error) >= confidence:
                 strictly = True
             else:
                 return False

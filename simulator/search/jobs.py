@@ -53,6 +53,12 @@ class Executor(ABC):
         """Stop all work and end all workers."""
 
 
+def died(times: int, last: str) -> Outcome:
+    """Return what becomes of a job over which so many workers died; it is tried again when the sweep is resumed."""
+    often = "once" if times == 1 else f"{times} times, the last time"
+    return Outcome(None, f"worker died {often} {last} in this evaluation; it may need more memory than there is", lost=True)
+
+
 class InProcess(Executor):
     """Works in this process, one job after the other."""
 

@@ -154,7 +154,7 @@ class Evaluator:
         start = time.perf_counter()
         try:
             values = read_values(self.objective(dict(configuration), context), self.goals, len(context.chips))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             line = f"{type(error).__name__}: {' '.join(str(error).split())}"
             return Outcome(None, line, traceback.format_exc(), seconds=time.perf_counter() - start)
         return Outcome(values, seconds=time.perf_counter() - start)

@@ -1,6 +1,6 @@
 """Sweeps in a TOML file: a study's sections, a space, and what to search it for; checked before anything is computed."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from simulator.search.hardware_objective import HardwareObjective
 from simulator.search.objective import Objective
 from simulator.search.space import Choice, Parameter, Real, Space, Whole
 from simulator.search.strategies import BY_NAME, Strategy
-from simulator.study import Study, StudyError, _Section
+from simulator.study import NAME, Study, StudyError, _Section
 from simulator.study_files import read_toml
 from simulator.training import fit
 
@@ -69,7 +69,7 @@ class SweepPlan:
     ----------
     name, description, seed, workers
         Of the file.
-    objective, space, strategy, search
+    objective, space, strategy, fidelity, search
         What is searched, how, and for what.
     text
         The file, for the results folder.
@@ -82,16 +82,16 @@ class SweepPlan:
     objective: Objective
     space: Space
     strategy: Strategy
+    fidelity: Fidelity | None
     search: Search
     text: str
 
     def options(self) -> dict[str, Any]:
         """Return the keyword arguments of `simulator.sweep`."""
         limits = {name: _limit(name, ends) for name, ends in self.search.limits.items()}
-        fidelity = None if self.search.fidelity is None else Fidelity(**self.search.fidelity)
         return {
             "goals": self.search.goals, "limits": limits, "trials": self.search.trials, "chips": self.search.chips,
-            "strategy": self.strategy, "fidelity": fidelity, "seed": self.seed,
+            "strategy": self.strategy, "fidelity": self.fidelity, "seed": self.seed,
         }  # fmt: skip
 
 
@@ -106,7 +106,9 @@ class StudyNetwork:
         study = self.prepared.study
         for name in parameters:
             if not name.startswith(MODEL):
-                raise ValueError(f"Parameter `{name}` must begin with `design.` or `{MODEL}`, or be `hardware` or `seconds`")
+                raise ValueError(
+                    f"Parameter `{name}` must begin with `design.`, `{MODEL}`, `compile.` or `write_verify.`, or be `hardware` or `seconds`"
+                )
         arguments = {**study.model.arguments, **{name.removeprefix(MODEL): value for name, value in parameters.items()}}
         model = load_model(study.model.name, arguments, seed=study.seed)
         plan = study.training
@@ -146,18 +148,30 @@ def load_sweep(source: str) -> SweepPlan:
     >>> plan.search.goals["accuracy"], plan.space.size
     ('maximize', 216)
     """
-    packaged = packaged_sweeps()
-    path = packaged.get(source, Path(source).expanduser())
-    if not path.is_file():
-        raise StudyError(f"sweep {source!r} must be a TOML file, but there is none; check the path, or run {', '.join(packaged)}")
+    path = sweep_file(source)
     data = read_toml(path, source)
-    folder = Path.cwd() if source in packaged else path.resolve().parent
+    folder = Path.cwd() if source in packaged_sweeps() else path.resolve().parent
     try:
         return _plan(data, folder, path.stem)
     except ValidationError as error:
         raise StudyError(f"sweep {source!r}: {one_line(Search, error, data.get('sweep', {}))}") from error
     except (ValueError, TypeError) as error:
         raise StudyError(f"sweep {source!r}: {error}") from error
+
+
+def sweep_file(source: str) -> Path:
+    """Return the file of a sweep: its path, or the name of one that comes with inloop; StudyError where there is none.
+
+    Examples
+    --------
+    >>> sweep_file("crossbar_sweep").name
+    'crossbar_sweep.toml'
+    """
+    packaged = packaged_sweeps()
+    path = packaged.get(source, Path(source).expanduser())
+    if not path.is_file():
+        raise StudyError(f"sweep {source!r} must be a TOML file, but there is none; check the path, or run {', '.join(packaged)}")
+    return path
 
 
 def packaged_sweeps() -> dict[str, Path]:
@@ -176,7 +190,7 @@ def _plan(data: dict[str, Any], folder: Path, stem: str) -> SweepPlan:
     known = {"name", "description", "seed", "workers", "sweep", "space", "design", "designs", *STUDY_SECTIONS}
     for name in data:
         if name not in known:
-            raise StudyError(f"`{name}` must be a section of a sweep{nearest(name, known)}; correct the name")
+            raise StudyError(f"`{name}` must be a section of a sweep, but is not; {nearest(name, known)}")
     for name in ("sweep", "space"):
         if not isinstance(data.get(name), dict):
             raise StudyError(f"a sweep must have a section [{name}], but has none; see `inloop sweep --help`")
@@ -184,15 +198,24 @@ def _plan(data: dict[str, Any], folder: Path, stem: str) -> SweepPlan:
     space = Space({name: _parameter(name, given) for name, given in _flat(data["space"]).items()})
     if search.strategy not in BY_NAME:
         raise StudyError(f"`sweep.strategy` must be one of {', '.join(BY_NAME)}, but got {search.strategy!r}")
-    strategy = BY_NAME[search.strategy](**search.settings)
+    strategy = _made(BY_NAME[search.strategy], search.settings, "sweep.settings")
     objective: Any
     if search.objective is not None:
+        unread = [name for name in ("design", "designs", *STUDY_SECTIONS) if name in data]
+        unread += [f"sweep.{name}" for name in ("costs", "partial") if name in search.model_fields_set]
+        if unread:
+            raise StudyError(
+                f"`{unread[0]}` must not stand beside an `objective` of your own, which does not read it; leave one of them out"
+            )
         objective = import_function(search.objective, argument="objective", folder=folder)
     else:
         objective = _study_objective(data, folder, search, stem)
     name, description = str(data.get("name", stem)), str(data.get("description", ""))
+    if not NAME.fullmatch(name):
+        raise StudyError(f"`name` must be made of letters, digits, _, - and dots, but got {shown(name)}; it names the results folder")
     seed, workers = data.get("seed", 0), data.get("workers", 1)
-    return SweepPlan(name, description, seed, workers, objective, space, strategy, search, tomli_w.dumps(data))
+    fidelity = None if search.fidelity is None else _made(Fidelity, search.fidelity, "sweep.fidelity")
+    return SweepPlan(name, description, seed, workers, objective, space, strategy, fidelity, search, tomli_w.dumps(data))
 
 
 def _study_objective(data: dict[str, Any], folder: Path, search: Search, stem: str) -> HardwareObjective:
@@ -200,16 +223,16 @@ def _study_objective(data: dict[str, Any], folder: Path, search: Search, stem: s
     if bool(several) == ("design" in data):
         raise StudyError("a sweep must have either [design] or [designs.NAME] for each of several, but has both or neither")
     sections = {name: data[name] for name in STUDY_SECTIONS if name in data}
-    fields = several or {"": data["design"]}
+    given = several or {"": data["design"]}
     studies = {
-        name: Study.model_validate({"name": stem, "seed": data.get("seed", 0), **sections, "design": one}) for name, one in fields.items()
+        name: Study.model_validate({"name": stem, "seed": data.get("seed", 0), **sections, "design": one}) for name, one in given.items()
     }
     designs: dict[str, Hardware] = {name: study.base().design for name, study in studies.items()}
     prepared = prepare(next(iter(studies.values())), folder)
     model = StudyNetwork(prepared)
     return HardwareObjective(
         model, designs if several else designs[""], prepared.passes, metrics=list(prepared.metrics.values()), costs=search.costs,
-        partial=search.partial, calibration=prepared.calibration,
+        partial=search.partial, calibration=prepared.calibration, training=prepared.split.train_batches(256, seed=None),
     )  # fmt: skip
 
 
@@ -232,11 +255,25 @@ def _parameter(name: str, given: Any) -> Parameter:
         return Choice([number(value) for value in given])
     if not isinstance(given, dict):
         raise StudyError(f"`space.{name}` must be a list of values or a table with low and high, but got {shown(given)}")
-    fields = {key: number(value) if key in ("low", "high") else value for key, value in given.items()}
-    if "options" in fields:
-        return Choice(**{**fields, "options": [number(value) for value in fields["options"]]})
-    whole = isinstance(fields.get("low"), int) and isinstance(fields.get("high"), int) and "points" not in fields
-    return Whole(**fields) if whole else Real(**fields)
+    table = {key: number(value) if key in ("low", "high") else value for key, value in given.items()}
+    if isinstance(table.get("options"), list):
+        table["options"] = [number(value) for value in table["options"]]
+    whole = isinstance(table.get("low"), int) and isinstance(table.get("high"), int) and "points" not in table
+    kind: type[Parameter] = Choice if "options" in table else Whole if whole else Real
+    made: Parameter = _made(kind, table, f"space.{name}")
+    return made
+
+
+def _made(kind: Any, given: dict[str, Any], where: str) -> Any:
+    """Call a data class with what a table of the file gives; StudyError where a name is unknown or missing."""
+    known = {one.name: one for one in fields(kind)}
+    for name in given:
+        if name not in known:
+            raise StudyError(f"`{where}` must have fields of {kind.__name__}, but has {shown(name)}; {nearest(name, known)}")
+    for name, one in known.items():
+        if name not in given and one.default is MISSING and one.default_factory is MISSING:
+            raise StudyError(f"`{where}` must have `{name}`, but has {', '.join(given) or 'nothing'}; add it")
+    return kind(**given)
 
 
 def _limit(name: str, ends: dict[str, Any]) -> tuple[float | None, float | None]:

@@ -38,8 +38,8 @@ class PredictorSearch(Searching):
         self._plan, self._space, self._goals, self._seed = plan, space, goals, seed
         self._tried: set[bytes] = set()
         self._found: list[tuple[Configuration, Array, Array]] = []
-        size = space.size if all(kind.size is not None for kind in space.parameters.values()) else None
-        self._whole = list(space) if size is not None and size <= plan.candidates else None
+        listed = list(islice(space, plan.candidates + 1)) if all(kind.size is not None for kind in space.parameters.values()) else []
+        self._whole = listed if 0 < len(listed) <= plan.candidates else None
         self._encoded = np.array([space.encode(configuration) for configuration in self._whole or ()])
 
     def ask(self, batch: int) -> list[Proposal]:

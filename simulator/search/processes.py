@@ -6,6 +6,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import connection as connections
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
@@ -13,7 +14,7 @@ from typing import Any
 
 import cloudpickle
 
-from simulator.search.jobs import Executor, Job
+from simulator.search.jobs import Executor, Job, died
 from simulator.search.objective import Evaluator, Outcome
 from simulator.search.worker import ONE_THREAD, serve
 
@@ -128,7 +129,7 @@ class Processes(Executor):
             return []
         worker.job = None
         self._deaths.pop(ticket, None)
-        return [(ticket, Outcome(**{**vars(outcome), "worker": worker.process.name}))]
+        return [(ticket, replace(outcome, worker=worker.process.name))]
 
     def _bury(self, worker: _Worker) -> list[tuple[int, Outcome]]:
         """Replace a dead worker, and give its job to the next or give the job up."""
@@ -148,9 +149,8 @@ class Processes(Executor):
         if self._deaths[job.ticket] <= self._retries:
             self._waiting.appendleft(job)
             return []
-        died = self._deaths.pop(job.ticket)
-        line = f"worker died {died} times in this evaluation, the last time with exit code {code}; it may need more memory than there is"
-        return [(job.ticket, Outcome(None, line, lost=True, worker=worker.process.name))]
+        outcome = died(self._deaths.pop(job.ticket), f"with exit code {code}")
+        return [(job.ticket, replace(outcome, worker=worker.process.name))]
 
     def _replace(self, worker: _Worker) -> None:
         worker.end()

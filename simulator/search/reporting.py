@@ -24,6 +24,8 @@ from simulator.tables import spread
 REPORT, TEMPLATE = "report.html", "sweep.html"
 SHOWN_FAILURES = 5
 BESTS = 40
+SHOWN_DESIGNS = 500
+"""Rows of the report's table of all designs."""
 
 
 def write_sweep_report(sweep: Sweep, folder: Path, *, title: str = "Design sweep", command: str = "") -> Path:
@@ -57,14 +59,16 @@ def write_sweep_report(sweep: Sweep, folder: Path, *, title: str = "Design sweep
     files.write("summary.json", json.dumps(found, indent=2) + "\n")
     images = {}
     for name, figure in draw_sweep(sweep).items():
+        encoded = {kind: encode(figure, kind) for kind in {*FORMATS, "svg"}}
         for kind in FORMATS:
-            files.write(f"figures/{name}.{kind}", encode(figure, kind))
-        images[name] = "data:image/svg+xml;base64," + base64.b64encode(encode(figure, "svg")).decode()
+            files.write(f"figures/{name}.{kind}", encoded[kind])
+        images[name] = "data:image/svg+xml;base64," + base64.b64encode(encoded["svg"]).decode()
     spaces = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = spaces.from_string((resources.files("simulator") / "templates" / TEMPLATE).read_text(encoding="utf-8"))
     failed = [trial for trial in sweep.trials if trial.error]
     html = template.render(
-        title=title, headline=str(sweep), summary=found, images=images, front=front_table(sweep), parameters=_parameters(sweep),
+        title=title, headline=str(sweep), summary=found, images=images, front=front_table(sweep), designs=design_table(sweep),
+        parameters=_parameters(sweep),
         goals=_goals(sweep), failures=[(t.number, t.configuration, t.error, sweep.traceback(t.number)) for t in failed[:SHOWN_FAILURES]],
         failed=len(failed), dropped=sum(trial.dropped for trial in sweep.trials), chips=sweep.chips, seed=sweep.seed,
         importance=_importance(sweep), heats=[name for name in images if name.startswith("heat_")], command=command,
@@ -93,18 +97,34 @@ def summary(sweep: Sweep) -> dict[str, Any]:
 def front_table(sweep: Sweep) -> pd.DataFrame:
     """Return the front as a person reads it: values with units and intervals."""
     front = sweep.front().head(BESTS)
-    table: dict[str, list[str]] = {"design": [str(number) for number in front["trial"]]}
+    table = _readable(sweep, front)
+    table["sure"] = ["yes" if sure else "no" for sure in front["sure"]]
+    return table
+
+
+def design_table(sweep: Sweep) -> pd.DataFrame:
+    """Return all designs as a person reads them, up to 500, with what became of each."""
+    frame = sweep.frame.head(SHOWN_DESIGNS)
+    table = _readable(sweep, frame)
+    words = zip(frame["state"], frame["front"], frame["feasible"], strict=True)
+    table["state"] = [
+        "front" if front else "outside a limit" if state != "failed" and not feasible else str(state) for state, front, feasible in words
+    ]
+    return table
+
+
+def _readable(sweep: Sweep, rows: pd.DataFrame) -> pd.DataFrame:
+    table: dict[str, list[str]] = {"design": [str(number) for number in rows["trial"]]}
     for name in sweep.space.parameters:
-        table[label_of_parameter(name)] = [_text(name, value) for value in front[name]]
+        table[label_of_parameter(name)] = [_text(name, value) for value in rows[name]]
     for name in sweep.goals.names:
         cells = []
-        for row in front.to_dict("records"):
+        for row in rows.to_dict("records"):
             low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
             interval = Interval(row[name], low, high, 0.95, int(row["chips"]))
             cells.append(spread(interval) if math.isfinite(low) else _text(name, row[name]))
         table[name] = cells
-    table["chips"] = [str(count) for count in front["chips"]]
-    table["sure"] = ["yes" if sure else "no" for sure in front["sure"]]
+    table["chips"] = [str(count) for count in rows["chips"]]
     return pd.DataFrame(table)
 
 

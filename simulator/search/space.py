@@ -249,8 +249,8 @@ class Space:
             for other, values in kind.when.items():
                 if other not in self.parameters:
                     raise ValueError(
-                        f"Parameter `{name}` must stand after those of its condition, but `{other}` is not before it"
-                        f"{nearest(other, self.parameters)}; put it first"
+                        f"Parameter `{name}` must stand after those of its condition, but `{other}` is not before it; put it first, or "
+                        f"{nearest(other, self.parameters)}"
                     )
                 for value in values:
                     if not self.parameters[other].holds(value):
@@ -294,9 +294,10 @@ class Space:
         """Number of configurations; None where a `Real` without points makes it infinite."""
         if any(kind.size is None for kind in self.parameters.values()):
             return None
-        if not any(kind.when for kind in self.parameters.values()):
-            return math.prod(kind.size or 1 for kind in self.parameters.values())
-        return sum(1 for _ in self)
+        bound = {name for name, kind in self.parameters.items() if kind.when}
+        bound |= {other for name in bound for other in self.parameters[name].when}
+        free = math.prod(kind.size or 1 for name, kind in self.parameters.items() if name not in bound)
+        return free * sum(1 for _ in self._below({}, [name for name in self.parameters if name in bound]))
 
     def __iter__(self) -> Iterator[Configuration]:
         """Go through every configuration, the last parameter fastest."""
@@ -318,7 +319,7 @@ class Space:
         """Raise ValueError where a configuration is not one of this space."""
         for name in configuration:
             if name not in self.parameters:
-                raise ValueError(f"Parameter `{name}` must be one of the space{nearest(name, self.parameters)}; correct the name")
+                raise ValueError(f"Parameter `{name}` must be one of the space, but is not; {nearest(name, self.parameters)}")
         for name, kind in self.parameters.items():
             if self.active(name, configuration) != (name in configuration):
                 raise ValueError(f"Parameter `{name}` must be given exactly where its condition {dict(kind.when)} holds")

@@ -58,6 +58,7 @@ class Store:
         self._rows: dict[str, list[Row]] = {}
         self._asked: dict[tuple[str, int], list[dict[str, Any]]] = {}
         self._described: set[str] = set()
+        self._dropped: set[tuple[str, str]] = set()
         self._failures: list[dict[str, Any]] = []
         self._file: IO[bytes] | None = None
         if path is not None:
@@ -83,6 +84,13 @@ class Store:
         if sweep not in self._described:
             self._described.add(sweep)
             self._append({"sweep": sweep, "about": described})
+
+    def drop(self, sweep: str, keys: list[str]) -> None:
+        """Keep which designs a sweep measures no further, for those who read the journal."""
+        new = [key for key in dict.fromkeys(keys) if (sweep, key) not in self._dropped]
+        if new:
+            self._dropped.update((sweep, key) for key in new)
+            self._append({"of": sweep, "dropped": new})
 
     def ask(self, sweep: str, batch: int, proposals: list[dict[str, Any]]) -> None:
         """Keep the proposals of a batch, before any of them is evaluated."""
@@ -129,20 +137,15 @@ class Store:
         except ValueError:
             row = None
         if first:
-            self._check_header(row)
+            check_header(row, self.path)
         elif isinstance(row, dict) and "key" in row:
             self._remember(row, offset)
         elif isinstance(row, dict) and "about" in row:
             self._described.add(row["sweep"])
+        elif isinstance(row, dict) and "dropped" in row:
+            self._dropped.update((row["of"], key) for key in row["dropped"])
         elif isinstance(row, dict) and "sweep" in row:
             self._asked[row["sweep"], row["batch"]] = row["proposals"]
-
-    def _check_header(self, row: Any) -> None:
-        where = f"Argument `store` must be a folder of sweeps, but {str(self.path)!r}"
-        if not isinstance(row, dict) or row.get("kind") != KIND or not isinstance(row.get("format"), int):
-            raise SweepError(f"{where} holds another kind of {JOURNAL}; choose another folder")
-        if row["format"] > FORMAT:
-            raise SweepError(f"{where} was written by a later inloop (format {row['format']}, this one reads {FORMAT}); update inloop")
 
     def _remember(self, row: dict[str, Any], offset: int) -> Row:
         found = Row(row["chips"][0], row["chips"][1], row["values"], row.get("error", ""), row.get("seconds", 0.0), offset)
@@ -181,6 +184,15 @@ class Store:
             os.truncate(self.path / JOURNAL, offset)
         except OSError:
             pass  # the next one to open the store drops the torn line
+
+
+def check_header(row: Any, folder: Path | None) -> None:
+    """Raise SweepError where the first line of a journal is not that of a sweep which this inloop can read."""
+    where = f"Argument `store` must be a folder of sweeps, but {str(folder)!r}"
+    if not isinstance(row, dict) or row.get("kind") != KIND or not isinstance(row.get("format"), int):
+        raise SweepError(f"{where} holds another kind of {JOURNAL}; choose another folder")
+    if row["format"] > FORMAT:
+        raise SweepError(f"{where} was written by a later inloop (format {row['format']}, this one reads {FORMAT}); update inloop")
 
 
 @contextmanager

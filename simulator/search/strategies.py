@@ -135,9 +135,25 @@ class QuasiRandom(Strategy):
                 yield space.at(point)
 
 
+class _OfOptuna(Strategy):
+    """A strategy that is a sampler of Optuna's: it says which, with what settings, and how many designs make a batch."""
+
+    @abstractmethod
+    def _sampler(self) -> tuple[str, dict[str, Any], int]:
+        """Return the sampler's name, its arguments, and the designs of a batch."""
+
+    def start(self, space: Space, goals: Goals, seed: int) -> Searching:
+        """Begin a search."""
+        from simulator.search.optuna_search import OptunaSearch
+
+        return OptunaSearch(*self._sampler(), space, goals, seed)
+
+
 @dataclass(frozen=True)
-class TPE(Strategy):
+class TPE(_OfOptuna):
     """Tree-structured Parzen estimator of Optuna: one or several goals, constraints, conditional parameters.
+
+    It models the parameters together (those that exist together: Falkner et al. 2018, as Optuna's ``multivariate`` and ``group``).
 
     Parameters
     ----------
@@ -150,16 +166,12 @@ class TPE(Strategy):
     batch: int = 8
     startup: int = 16
 
-    def start(self, space: Space, goals: Goals, seed: int) -> Searching:
-        """Begin a search."""
-        from simulator.search.optuna_search import OptunaSearch
-
-        options = {"n_startup_trials": self.startup, "multivariate": False, "constant_liar": True}
-        return OptunaSearch("TPESampler", options, self.batch, space, goals, seed)
+    def _sampler(self) -> tuple[str, dict[str, Any], int]:
+        return "TPESampler", {"n_startup_trials": self.startup, "multivariate": True, "group": True, "constant_liar": True}, self.batch
 
 
 @dataclass(frozen=True)
-class NSGA2(Strategy):
+class NSGA2(_OfOptuna):
     """Genetic algorithm with sorting by non-domination and crowding (Deb et al. 2002), of Optuna.
 
     Parameters
@@ -170,15 +182,12 @@ class NSGA2(Strategy):
 
     population: int = 24
 
-    def start(self, space: Space, goals: Goals, seed: int) -> Searching:
-        """Begin a search."""
-        from simulator.search.optuna_search import OptunaSearch
-
-        return OptunaSearch("NSGAIISampler", {"population_size": self.population}, self.population, space, goals, seed)
+    def _sampler(self) -> tuple[str, dict[str, Any], int]:
+        return "NSGAIISampler", {"population_size": self.population}, self.population
 
 
 @dataclass(frozen=True)
-class NSGA3(Strategy):
+class NSGA3(_OfOptuna):
     """Genetic algorithm with sorting by non-domination and reference directions (Deb and Jain 2014), of Optuna: for many goals.
 
     Parameters
@@ -189,11 +198,8 @@ class NSGA3(Strategy):
 
     population: int = 24
 
-    def start(self, space: Space, goals: Goals, seed: int) -> Searching:
-        """Begin a search."""
-        from simulator.search.optuna_search import OptunaSearch
-
-        return OptunaSearch("NSGAIIISampler", {"population_size": self.population}, self.population, space, goals, seed)
+    def _sampler(self) -> tuple[str, dict[str, Any], int]:
+        return "NSGAIIISampler", {"population_size": self.population}, self.population
 
 
 @dataclass(frozen=True)
