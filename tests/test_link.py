@@ -4,6 +4,7 @@ import copy
 import hashlib
 import logging
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def test_the_lease_of_a_client_that_fell_silent_ends() -> None:
 # keys
 
 
-def test_a_client_with_a_key_is_let_in_and_others_are_not(tmp_path: Path) -> None:
+def test_a_client_with_a_key_is_let_in_and_others_are_refused_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_keys(tmp_path, ["alice"])
     stranger = tmp_path / "stranger"
     make_keys(stranger, ["mallory"])
@@ -172,16 +173,21 @@ def test_a_client_with_a_key_is_let_in_and_others_are_not(tmp_path: Path) -> Non
     make_keys(other_server, [])
     (other_server / "clients").mkdir()
     (other_server / "clients" / "alice.key_secret").write_bytes((tmp_path / "clients" / "alice.key_secret").read_bytes())
-    with Server(CountingCells(), "tcp://127.0.0.1:0", keys=tmp_path) as server:
+    with Server(CountingCells(), "tcp://127.0.0.1:0", keys=tmp_path) as server, caplog.at_level(logging.WARNING, logger="inloop.link"):
         friend = Connection(RemoteChip(address=server.address, keys=str(tmp_path)))
         assert friend.describe().name == "counting cells"
         for keys in (None, str(stranger), str(other_server)):
-            connection = Connection(RemoteChip(address=server.address, keys=keys, reconnect_seconds=1.0, timeout_seconds=2.0))
+            connection = Connection(RemoteChip(address=server.address, keys=keys, reconnect_seconds=0.5, timeout_seconds=1.0))
             with pytest.raises(LinkError, match="refused; check `keys`|does not answer|must answer within"):
                 connection.describe()
             connection.close()
         assert friend.request("status").body["device"] == {"programmed": 0, "reads": 0}
         friend.close()
+        for _ in range(100):
+            if any("refused a client: its keys" in line for line in caplog.messages):
+                break
+            time.sleep(0.02)
+        assert any("refused a client: its keys" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize("address", ["tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://192.168.1.4:5555", "tcp://[::]:5555"])

@@ -22,6 +22,13 @@ from tests.link_proxy import Frames, Proxy, Tamper, honest
 
 TARGETS = np.full((4, 3), 5e-5, np.float32)
 VOLTS = np.eye(4, dtype=np.float32)
+SERVE = """
+from simulator.link.server import Server
+from tests.link_devices import SlowCells
+server = Server(SlowCells(), "tcp://127.0.0.1:0")
+print(server.address, flush=True)
+server.run()
+"""
 
 
 @contextmanager
@@ -149,12 +156,11 @@ def test_a_server_that_was_restarted_is_not_taken_for_the_one_that_was_programme
 
 @pytest.mark.parametrize("kind", ["read_cells", "program_cells"])
 def test_a_server_that_is_killed_at_work_is_an_error_in_the_stated_time(kind: str) -> None:
-    command = [sys.executable, "-m", "simulator.cli", "serve", "tests.link_devices:SlowCells", "--address", "tcp://127.0.0.1:0"]
     root = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    with subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        address = next(word.rstrip(";") for line in server.stderr for word in line.split() if word.startswith("tcp://"))
+    with subprocess.Popen([sys.executable, "-c", SERVE], cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
         connection = Connection(RemoteChip(address=address, reconnect_seconds=1.0))
         assert connection.describe().name == "counting cells"
         threading.Timer(0.5, lambda: server.send_signal(signal.SIGKILL)).start()

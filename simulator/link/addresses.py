@@ -52,6 +52,9 @@ def check_address(address: str, keys: Path | None) -> None:
     local = _LOOPBACK.match(address) or re.match(r"(ipc|inproc)://.+", address)
     if not local and not _TCP.match(address):
         raise ValueError(f"Argument `address` must be tcp://HOST:PORT or ipc://PATH, but got {address!r}")
+    port = address.rpartition(":")[2]
+    if address.startswith("tcp:") and port.isdigit() and int(port) > 65535:
+        raise ValueError(f"Argument `address` must have a port of at most 65535, but got {address!r}")
     if not local and keys is None:
         raise ValueError(
             f"Argument `address` must be on this machine unless there are keys, but got {address!r}; "

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import tomli_w
+from scipy import stats
 
 from devices.remote import RemoteChip
 from devices.rram import ComposedCell, StuckCells, TabulatedSpread
@@ -27,6 +28,8 @@ Array = npt.NDArray[np.float64]
 
 REQUEST_NUMBERS = 1 << 22
 """Numbers of one request, so that a large tile is read in several."""
+ROUNDING = 2.0**-21
+"""Of numbers that travel in single precision and are added up."""
 SWEEP = 1025
 """Voltages at which the converters' transfer is measured."""
 
@@ -212,7 +215,7 @@ class _Bench:
     def __init__(self, connection: Connection, cells: Cells, tile: int, seed: int, *, simulated: bool) -> None:
         self.connection, self.cells, self.tile, self.seed, self.simulated = connection, cells, tile, seed, simulated
         self._read = 0
-        self._standing = np.zeros(cells.rows * cells.columns)
+        self._standing = self._uncertainty = np.zeros(cells.rows * cells.columns)
 
     def measure(self, budget: Budget) -> Readings:
         cells = self.cells
@@ -227,7 +230,7 @@ class _Bench:
             read = self._read_all(budget.reads)
             mean.append(read.mean(0))
             variance.append(read.var(0, ddof=1))
-        self._standing = mean[-1]
+        self._standing, self._uncertainty = mean[-1], variance[-1] / budget.reads
         aged, passed, started = [], 0.0, time.monotonic()
         for seconds in track(budget.seconds, len(budget.seconds), "waiting and reading"):
             if self.simulated:
@@ -235,8 +238,9 @@ class _Bench:
             else:
                 time.sleep(max(0.0, started + seconds - time.monotonic()))
             passed = seconds
-            aged.append(self._read_all(budget.reads).mean(0))
-            self._standing = aged[-1]
+            read = self._read_all(budget.reads)
+            aged.append(read.mean(0))
+            self._standing, self._uncertainty = aged[-1], read.var(0, ddof=1) / budget.reads
         shape = (0, len(index))
         return Readings(
             levels,
@@ -258,19 +262,29 @@ class _Bench:
         volts[:, row] = sweep
         series = np.array([self._currents(volts) for _ in range(reads)])
         weight = grid[row] / (grid[row] ** 2).sum()
-        seen = series.mean(0) @ weight
-        noise = (series @ weight).std(0, ddof=1).mean() / math.sqrt(reads) if reads > 1 else 0.0
-        gain, offset = np.polyfit(sweep, seen, 1)
-        off = float(np.abs(seen - gain * sweep - offset).max() / cells.volts_max)
-        reach = 1.96 * float(noise) / (cells.volts_max * math.sqrt(SWEEP / 3))
-        yield Estimate("transfer gain", float(gain), float(gain) - reach, float(gain) + reach, "", cells.columns)
-        spread = 4 * float(noise) / cells.volts_max
-        yield Estimate("integral nonlinearity over full scale", off, max(0.0, off - spread), off + spread, "", cells.columns)
-        step = lattice_step(series.ravel().astype(np.float64))
+        seen = series @ weight
+        gains, offsets = np.polyfit(sweep, seen.T, 1)
+        gain, offset = float(gains.mean()), float(offsets.mean())
+        # The gain is over conductances that were themselves read with noise.
+        known = float((weight**2 * self._uncertainty.reshape(grid.shape)[row]).sum())
+        reach = float(stats.t.ppf(0.975, reads - 1)) * math.sqrt(float(gains.var(ddof=1)) / reads + known) + ROUNDING
+        yield Estimate("transfer gain", gain, gain - reach, gain + reach, "", cells.columns)
+        # Noise is of the converters or of the cells, whose grows with the voltage: its variance is fitted as a + b V^2.
+        square = sweep**2
+        law = np.maximum(np.polyfit(square, seen.var(0, ddof=1), 1), 0.0)
+        of_line = offsets.var(ddof=1) + gains.var(ddof=1) * square
+        together = stats.norm.ppf(1 - 0.025 / SWEEP)
+        spread = together * np.sqrt((np.polyval(law, square) + of_line) / reads) + ROUNDING * cells.volts_max
+        off = np.abs(seen.mean(0) - gain * sweep - offset)
+        low, value, high = (float(one.max()) / cells.volts_max for one in (np.maximum(off - spread, 0.0), off, off + spread))
+        yield Estimate("integral nonlinearity over full scale", value, low, high, "", cells.columns)
+        # One cell's currents are multiples of the sweep's step times its conductance: several are needed to tell a converter's.
+        step = lattice_step(series.ravel().astype(np.float64)) if cells.columns > 1 else None
         if step is not None:
             yield Estimate("ADC step", step, step * (1 - 1e-5), step * (1 + 1e-5), "A", cells.columns)
-        plateaus = lattice_step(np.round(seen / max(gain, 1e-12), 12)) if step is None and noise < 1e-9 else None
-        if plateaus is not None:
+        quiet = float(spread.max()) < 2 * ROUNDING * cells.volts_max
+        plateaus = lattice_step(np.round(seen.mean(0) / max(gain, 1e-12), 12)) if step is None and quiet else None
+        if plateaus is not None and plateaus > 1.5 * (sweep[1] - sweep[0]):  # else it is the sweep's own step
             yield Estimate("DAC step", plateaus, plateaus * (1 - 1e-2), plateaus * (1 + 1e-2), "V", cells.columns)
 
     def _read_all(self, reads: int) -> Array:

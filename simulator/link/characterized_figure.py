@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def draw(found: "Characterization") -> Figure:
     """Return the figure of `Characterization.figure`."""
     aged = bool(found.budget.seconds)
     figure = Figure(figsize=(12.0 if aged else 9.5, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 4 if aged else 3)
     for axes, (title, quantities) in zip(panels, PANELS, strict=False):
         for quantity in quantities:

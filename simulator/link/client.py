@@ -2,6 +2,7 @@
 
 import atexit
 import getpass
+import multiprocessing
 import os
 import secrets
 import socket as sockets
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from devices.remote import RemoteChip
 from simulator.link.addresses import CLIENTS, SERVER, LinkError, check_address, load_key
 from simulator.link.device import Description
-from simulator.link.messages import Array, Frame, Message, MessageError, decode, encode
+from simulator.link.messages import MESSAGE_BYTES, Array, Frame, Message, MessageError, decode, encode
 from simulator.link.recording import SCHEME, Recorder, Replay, anonymous
 from simulator.link.server import BUFFER_BYTES, HEARTBEAT_MS, SILENCE_MS
 
@@ -54,7 +55,8 @@ class Connection:
         self.chip = chip
         self._lock = threading.RLock()
         self._handles = 0
-        self._closing: list[str] = []
+        self._closing: list[tuple[bytes, str]] = []
+        self._failed: bytes | None = None
         self._recorder = None if chip.record is None else Recorder(Path(chip.record))
         self._exchanges = 0
         self._replay = Replay(Path(chip.address.removeprefix(SCHEME))) if chip.address.startswith(SCHEME) else None
@@ -79,25 +81,47 @@ class Connection:
         body, arrays = body or {}, arrays or {}
         with self._lock:
             while self._closing:
-                self._exchange("close_layer", {"layer": self._closing.pop()}, {})
+                self._close_layer(*self._closing.pop())
             answer = self._exchange(kind, body, arrays)
-        if answer.kind == "error":
-            text, code = answer.body.get("text", ""), str(answer.body.get("code", ""))
-            raise LinkError(f"the chip at {self.chip.address}: {text}", code)
+            if answer.kind == "error":
+                text, code = str(answer.body.get("text", "")), str(answer.body.get("code", ""))
+                if code == "no_session":
+                    self._end_session()
+                if code == "lease" and multiprocessing.parent_process() is not None:
+                    text += "; or take workers=1: a chip elsewhere is read by one process at a time"
+                raise LinkError(f"the chip at {self.chip.address}: {text}", code)
         return answer
 
-    def _exchange(self, kind: str, body: dict[str, Any], arrays: dict[str, Array]) -> Message:
+    @property
+    def session(self) -> bytes | None:
+        """What tells this session from those before and after it: layers that were opened in another one are gone."""
+        if self._replay is not None:
+            return SCHEME.encode()
+        return None if self._wire is None else self._wire.session
+
+    def _close_layer(self, session: bytes, handle: str) -> None:
+        # When garbage is collected is not the session's: a recording neither holds nor expects it.
+        if self._wire is not None and session == self.session:
+            self._exchange("close_layer", {"layer": handle}, {}, recorded=False)
+
+    def _end_session(self) -> None:
+        """Let go of a session that failed; the next request begins another, which takes its place at the server."""
+        if self._wire is not None:
+            self._failed = self._wire.session
+            self._wire.close()
+            self._wire = None
+
+    def _exchange(self, kind: str, body: dict[str, Any], arrays: dict[str, Array], *, recorded: bool = True) -> Message:
         if self._replay is not None:
             return self._replay.request(kind, body, arrays)
         if self._wire is None:
-            self._wire = Wire(self.chip)
+            self._wire = Wire(self.chip, replaces=self._failed)
         try:
             answer = self._wire.exchange(kind, body, arrays)
         except LinkError:
-            self._wire.close()
-            self._wire = None
+            self._end_session()
             raise
-        if self._recorder is not None:
+        if self._recorder is not None and recorded:
             asked = Message(kind, bytes(16), 0, body=body, arrays=arrays)
             self._recorder.add(anonymous(asked, self._exchanges), anonymous(answer, self._exchanges))
             self._exchanges += 1
@@ -109,9 +133,9 @@ class Connection:
             self._handles += 1
             return f"{self._handles}:{name}"[:256]
 
-    def close_later(self, handle: str) -> None:
-        """Have the device forget a layer before the next request; for a layer that is garbage already."""
-        self._closing.append(handle)
+    def close_later(self, session: bytes, handle: str) -> None:
+        """Have the device forget a layer of a session before the next request; for a layer that is garbage already."""
+        self._closing.append((session, handle))
 
     def close(self) -> None:
         """Give the lease back and end the session."""
@@ -130,16 +154,24 @@ class Wire:
     ----------
     chip
         Address, keys, and how long to wait.
+    replaces
+        A session of this client that failed: the server ends it when this one begins.
     """
 
-    def __init__(self, chip: RemoteChip) -> None:
+    def __init__(self, chip: RemoteChip, replaces: bytes | None = None) -> None:
         import zmq
 
         keys = None if chip.keys is None else Path(chip.keys)
         check_address(chip.address, keys)
+        certificates = None
+        if keys is not None:
+            own = load_key(_own_key(keys), "Field `keys`: the client's key", secret=True)
+            certificates = own, load_key(keys / f"{SERVER}.key", "Field `keys`: the server's key", secret=False)
         self.chip = chip
         self.session = secrets.token_bytes(16)
         self.instance: str | None = None
+        self._replaces = replaces
+        self._message_bytes = MESSAGE_BYTES
         self._number = -1
         self._under_way: dict[int, list[Frame]] = {}
         self._answers: dict[int, Message] = {}
@@ -150,20 +182,23 @@ class Wire:
         for option, value in (
             (zmq.LINGER, 200), (zmq.IDENTITY, self.session), (zmq.SNDHWM, 0), (zmq.RCVHWM, 0), (zmq.RECONNECT_IVL, 50),
             (zmq.RECONNECT_IVL_MAX, 500), (zmq.HEARTBEAT_IVL, HEARTBEAT_MS), (zmq.HEARTBEAT_TIMEOUT, SILENCE_MS),
-            (zmq.IPV6, int("[" in chip.address)), (zmq.SNDBUF, BUFFER_BYTES), (zmq.RCVBUF, BUFFER_BYTES),
+            (zmq.IPV6, int("[" in chip.address)), (zmq.SNDBUF, BUFFER_BYTES), (zmq.RCVBUF, BUFFER_BYTES), (zmq.MAXMSGSIZE, MESSAGE_BYTES),
         ):  # fmt: skip
             self._socket.setsockopt(option, value)
         self._socket.copy_threshold = BUFFER_BYTES
-        if keys is not None:
-            own = load_key(_own_key(keys), "Field `keys`: the client's key", secret=True)
-            server = load_key(keys / f"{SERVER}.key", "Field `keys`: the server's key", secret=False)
+        if certificates is not None:
+            own, server = certificates
             self._socket.curve_secretkey, self._socket.curve_publickey = own.secret, own.public
             self._socket.curve_serverkey = server.public
         self._monitor = self._socket.get_monitor_socket()
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
-        self._socket.connect(chip.address)
+        try:
+            self._socket.connect(chip.address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ValueError(f"Field `address` must be one that can be reached, but got {chip.address!r} ({error.strerror})") from None
 
     def exchange(self, kind: str, body: dict[str, Any], arrays: dict[str, Array]) -> Message:
         """Send a request and return its answer."""
@@ -175,7 +210,15 @@ class Wire:
         """Send a request without waiting; returns its number, for `result`."""
         self._number += 1
         done = min(self._under_way, default=self._number) - 1
-        frames = encode(Message(kind, self.session, self._number, done, body, arrays))
+        try:
+            frames = encode(Message(kind, self.session, self._number, done, body, arrays))
+        except MessageError as error:
+            raise ValueError(f"the request to {self.chip.address} must be one that can be sent, but {error}") from None
+        if sum(map(len, frames)) > self._message_bytes:
+            raise ValueError(
+                f"the request `{kind}` to {self.chip.address} must have at most {self._message_bytes} bytes, but has "
+                f"{sum(map(len, frames))}; read in smaller batches"
+            )
         self._under_way[self._number] = frames
         self._send(frames)
         return self._number
@@ -188,6 +231,13 @@ class Wire:
         LinkError
             Where none comes in `timeout_seconds`, or the connection is gone for longer than `reconnect_seconds`.
         """
+        try:
+            return self._awaited(number)
+        except BaseException:
+            self._under_way.pop(number, None)  # nobody will ask for it again, whatever interrupted
+            raise
+
+    def _awaited(self, number: int) -> Message:
         chip = self.chip
         deadline = time.monotonic() + chip.timeout_seconds
         again = time.monotonic() + RESEND_SECONDS
@@ -203,7 +253,7 @@ class Wire:
             if now > deadline:
                 raise LinkError(
                     f"the chip at {chip.address} must answer within {chip.timeout_seconds:g} s (timeout_seconds), but did not; "
-                    "see whether it is at work (inloop link {chip.address}), then program it again",
+                    f"see whether it is at work (inloop link {chip.address}), then program it again",
                     "timeout",
                 )
             if now > again and self._lost_at is None:
@@ -213,7 +263,7 @@ class Wire:
         return self._answers.pop(number)
 
     def _meet(self) -> None:
-        hello = self.result(self.submit("hello", {"client": _own_name()}, {}))
+        hello = self.result(self.submit("hello", {"client": _own_name(), "replaces": self._replaces}, {}))
         if hello.kind == "error":
             raise LinkError(f"the chip at {self.chip.address}: {hello.body.get('text', '')}", str(hello.body.get("code", "")))
         instance = str(hello.body.get("instance", ""))
@@ -224,6 +274,8 @@ class Wire:
                 "restarted",
             )
         self.instance = instance
+        given = hello.body.get("message_bytes")
+        self._message_bytes = given if isinstance(given, int) else MESSAGE_BYTES
 
     def _wait(self, seconds: float) -> None:
         """Take what arrives: events of the connection, and answers."""
@@ -285,11 +337,11 @@ class Wire:
         self._socket.send_multipart(frames, copy=False)
 
     def close(self, polite: bool = False) -> None:
-        """End the session; a polite one gives the lease back first."""
+        """End the session; a polite one says so, and the server forgets it."""
         if self._context.closed:
             return
         if polite and self._lost_at is None and self.instance is not None:
-            self.submit("release", {}, {})
+            self.submit("goodbye", {}, {})
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
@@ -335,16 +387,17 @@ def connect(chip: RemoteChip) -> Connection:
     return _connections[chip]
 
 
-def forget(chip: RemoteChip, handle: str) -> None:
-    """Have a chip forget a layer that is garbage here, if there still is a connection.
+def forget(chip: RemoteChip, opened: dict[str, bytes]) -> None:
+    """Have a chip forget a layer that is garbage here, if there still is a connection; `opened` has its handle and session.
 
     Examples
     --------
-    >>> forget(RemoteChip(address="tcp://127.0.0.1:9"), "1:head")
+    >>> forget(RemoteChip(address="tcp://127.0.0.1:9"), {"1:head": bytes(16)})
     """
     connection = _connections.get(chip)
     if connection is not None and _owner == os.getpid():
-        connection.close_later(handle)
+        for handle, session in opened.items():
+            connection.close_later(session, handle)
 
 
 def disconnect(chip: RemoteChip) -> None:

@@ -18,6 +18,14 @@ class DeviceError(RuntimeError):
     """A request that the device cannot do; the message is one line that the client sees."""
 
 
+class NotTakenError(DeviceError):
+    """A layer that the device cannot hold: it stays with the client, which computes it digitally."""
+
+
+class NoRoomError(DeviceError):
+    """A layer more than the device has room for; the server then forgets the layers of clients that fell silent, if there are some."""
+
+
 class Cells(BaseModel):
     """The tiles of a device that gives access to its cells.
 
@@ -79,8 +87,8 @@ class Description(BaseModel):
 class Device(ABC):
     """Extension point: what stands behind a link. An adapter of an instrument is one file with a subclass.
 
-    Requests come one at a time. What a device does not define is refused, and the client is told so; an instrument that programs
-    conductances and reads currents defines `describe`, `program_cells` and `read_cells`.
+    Requests come one at a time, all but `status` in one thread. What a device does not define is refused, and the client is told so; an
+    instrument that programs conductances and reads currents defines `describe`, `program_cells` and `read_cells`.
 
     Examples
     --------

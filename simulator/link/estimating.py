@@ -10,6 +10,7 @@ from scipy import stats
 from devices.rram import ComposedCell, LogDrift, PowerDrift
 from devices.rram.fitting import fit_laws
 from devices.rram.measurements import Measurements
+from simulator.link.drifting import Course, drift_course
 
 Array = npt.NDArray[np.float64]
 
@@ -18,6 +19,7 @@ RESAMPLES = 400
 LAW_RESAMPLES = 100
 FEWEST_GAPS, MOST_PARTS, MOST_CODES, LATTICE_TOLERANCE = 5, 256, 1 << 16, 1e-2
 """When values count as multiples of a step: five gaps that fit by chance to a hundredth have odds of 1e-8, times the steps tried."""
+START = "drift start"
 STUCK_SLOPE = 0.5
 """A cell whose reading follows less than half of what it is asked for counts as stuck."""
 
@@ -157,29 +159,40 @@ def _interval(value: float, drawn: list[float]) -> tuple[float, float]:
 def fitted_cell(readings: Readings) -> tuple[ComposedCell, list[Estimate]]:
     """Return a cell with bias, spread and drift by law, and the drift's parameters with their intervals."""
     working = np.flatnonzero(readings.stuck == 0)
-    cell = fit_laws(_measurements(readings, working))
-    law = cell.retention
-    if law is None:
-        return cell, []
-    kind = "power" if isinstance(law, PowerDrift) else "log"
+    measured = _measurements(readings, working)
+    course = drift_course(measured)
+    if course is None:
+        return fit_laws(measured, drift="none"), []
+    kind = course.kind
+    cell = _with_drift(measured, course)
     generator = np.random.default_rng(0)
-    drawn = [
-        _parameters(fit_laws(_measurements(readings, generator.choice(working, len(working))), drift="power" if kind == "power" else "log"))
-        for _ in range(LAW_RESAMPLES)
-    ]
+    drawn = []
+    for _ in range(LAW_RESAMPLES):
+        again = _measurements(readings, generator.choice(working, len(working)))
+        other = drift_course(again, kind)
+        assert other is not None
+        drawn.append(_parameters(_with_drift(again, other)))
     found = []
     for name, value in _parameters(cell).items():
         low, high = _interval(value, [one[name] for one in drawn])
-        found.append(Estimate(name, value, low, high, "" if kind == "power" else "S", len(working)))
+        unit = "s" if name == START else "" if kind == "power" else "S"
+        if name != START or len(readings.times) > 1:  # with one time it is assumed, not measured
+            found.append(Estimate(name, value, low, high, unit, len(working)))
     return cell, found
+
+
+def _with_drift(measured: Measurements, course: Course) -> ComposedCell:
+    cell = fit_laws(measured, drift=course.kind, start_seconds=course.start_seconds)
+    mean = {"mean_intercept": -course.rate} if course.kind == "power" else {"mean_slope_siemens": course.rate}
+    return cell.replace(retention=mean)
 
 
 def _parameters(cell: ComposedCell) -> dict[str, float]:
     law = cell.retention
     if isinstance(law, PowerDrift):
-        return {"drift exponent, mean": law.mean_intercept, "drift exponent, spread": law.sigma_intercept}
+        return {"drift exponent, mean": law.mean_intercept, "drift exponent, spread": law.sigma_intercept, START: law.start_seconds}
     assert isinstance(law, LogDrift)
-    return {"drift per ln t, mean": law.mean_slope_siemens, "drift per ln t, spread": law.sigma_slope_siemens}
+    return {"drift per ln t, mean": law.mean_slope_siemens, "drift per ln t, spread": law.sigma_slope_siemens, START: law.start_seconds}
 
 
 def _measurements(readings: Readings, cells: npt.NDArray[np.int64]) -> Measurements:

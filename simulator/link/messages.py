@@ -113,7 +113,7 @@ def encode(message: Message) -> list[Frame]:
     Raises
     ------
     MessageError
-        Where an array is of a dtype that does not travel.
+        Where an array is of a dtype that does not travel, or the message is too long for any server.
 
     Examples
     --------
@@ -132,6 +132,13 @@ def encode(message: Message) -> list[Frame]:
         frames.append(laid.reshape(-1).view(np.uint8).data if laid.size else b"")
     parts = {"kind": message.kind, "session": message.session, "number": message.number, "done": message.done}
     header = msgpack.packb({**parts, "body": message.body, "arrays": layouts}, use_bin_type=True)
+    length = len(header) + sum(map(len, frames))
+    if len(header) > HEADER_BYTES - 64 or length > MESSAGE_BYTES or len(frames) > ARRAYS:
+        raise MessageError(
+            "too_long",
+            f"`{message.kind}` must have at most {MESSAGE_BYTES} bytes, {HEADER_BYTES} of them fields, and {ARRAYS} arrays, "
+            f"but has {length}, {len(header)} and {len(frames)}",
+        )
     return [msgpack.packb([PROTOCOL, checksum((header, *frames)), header], use_bin_type=True), *frames]
 
 

@@ -2,7 +2,8 @@
 
 | request | body | arrays | needs the lease | answer |
 |---|---|---|---|---|
-| ``hello`` | client | | no | instance |
+| ``hello`` | client, replaces | | no | instance, message_bytes |
+| ``goodbye`` | | | no | the same; the session and its layers are forgotten |
 | ``ping`` | | any | no | the same arrays |
 | ``describe`` | | | no | a `Description` |
 | ``status`` | | | no | what the device says of itself, the lease |
@@ -54,9 +55,10 @@ class Request(BaseModel):
 
 
 class Hello(Request):
-    """The first request of a session, and the first after the connection was lost."""
+    """The first request of a session, and the first after the connection was lost; ``replaces`` names one that failed, which it ends."""
 
     client: Annotated[str, Field(max_length=256)]
+    replaces: Annotated[bytes, Field(min_length=16, max_length=16)] | None = None
 
 
 class Nothing(Request):
@@ -160,6 +162,7 @@ class AgeCells(Request):
 
 _KINDS: dict[str, tuple[type[Request], tuple[str, ...] | None, bool]] = {
     "hello": (Hello, (), False),
+    "goodbye": (Nothing, (), False),
     "ping": (Nothing, None, False),
     "describe": (Nothing, (), False),
     "status": (Nothing, (), False),

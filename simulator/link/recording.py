@@ -22,7 +22,12 @@ class Recorder:
     Parameters
     ----------
     path
-        The file; an older one is replaced.
+        The file, which must not exist: what was measured is not to be lost to the next run.
+
+    Raises
+    ------
+    ValueError
+        Where it exists or cannot be written.
 
     Examples
     --------
@@ -36,7 +41,13 @@ class Recorder:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] = path.open("wb")
+        try:
+            self._file: IO[bytes] = path.open("xb")
+        except OSError as error:
+            raise ValueError(
+                f"Field `record` must be a file that can be written and does not exist yet, but {str(path)!r} is not ({error.strerror}); "
+                "move it away or name another"
+            ) from None
         self._file.write(MAGIC)
 
     def add(self, request: Message, answer: Message) -> None:

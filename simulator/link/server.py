@@ -4,17 +4,17 @@ import logging
 import secrets
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from simulator.link.addresses import CLIENTS, SERVER, check_address, load_key
-from simulator.link.device import Device, DeviceError
+from simulator.link.device import Device, DeviceError, NoRoomError, NotTakenError
 from simulator.link.messages import MESSAGE_BYTES, Array, Frame, Message, MessageError, as_plain, decode, encode
-from simulator.link.protocol import needs_lease, read_request
-from simulator.weight_layers import NotMappedError
+from simulator.link.protocol import KINDS, Hello, Request, needs_lease, read_request
+from simulator.link.worker import Worker
 
 logger = logging.getLogger("inloop.link")
 
@@ -25,6 +25,10 @@ SESSIONS = 256
 HEARTBEAT_MS, SILENCE_MS = 1000, 5000
 BUFFER_BYTES = 4 << 20
 """Buffers of the connection; shorter frames are copied, which costs less than keeping track of who still reads them."""
+LOOK_SECONDS = 0.02
+"""How often the server looks for requests of others while its device is at work."""
+WITHOUT_DEVICE = frozenset({"hello", "goodbye", "ping", "describe", "status", "acquire", "release"})
+"""Requests that the server answers itself, between or during those that the device works on."""
 
 Answer = tuple[dict[str, Any], dict[str, Array]]
 
@@ -39,6 +43,8 @@ class _Session:
 
 class Server:
     """A device on a ZeroMQ address.
+
+    The device works in a thread of its own, one request at a time. While it does, others are told who it works for.
 
     Parameters
     ----------
@@ -77,6 +83,11 @@ class Server:
 
         check_address(address, keys)
         self.device = device
+        self._description = device.describe().model_dump()
+        self._worker: Worker | None = None
+        self._busy: tuple[bytes, Message] | None = None
+        self._waiting: deque[tuple[bytes, list[Frame]]] = deque()
+        self._ended: list[bytes] = []
         self.instance = secrets.token_hex(8)
         self.lease_seconds, self.message_bytes = lease_seconds, message_bytes
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
@@ -94,6 +105,7 @@ class Server:
         ):  # fmt: skip
             self._socket.setsockopt(option, value)
         self._socket.copy_threshold = BUFFER_BYTES
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | _refused_handshakes())
         try:
             if keys is not None:
                 self._require_keys(Path(keys), ThreadAuthenticator(self._context))
@@ -120,14 +132,34 @@ class Server:
 
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
         while not self._stop.is_set():
-            if not poller.poll(100):
+            if self._waiting:
+                self._reply(*self._waiting.popleft())
                 continue
-            identity, *frames = self._socket.recv_multipart(copy=False)
-            answer = self.answer([frame.buffer for frame in frames])
-            if answer is not None:
-                self._socket.send(identity.bytes, zmq.SNDMORE)
-                self._socket.send_multipart(answer, copy=False)
+            ready = dict(poller.poll(100))
+            if self._monitor in ready:
+                self._log_event()
+            if self._socket in ready:
+                self._reply(*self._received())
+
+    def _log_event(self) -> None:
+        import zmq
+        from zmq.utils.monitor import recv_monitor_message
+
+        if recv_monitor_message(self._monitor)["event"] == zmq.EVENT_DISCONNECTED:
+            logger.info("a connection ended: its client left, or sent a message of more than %d bytes", self.message_bytes)
+        else:
+            logger.warning("refused a client: its keys, or what it speaks, are not those of this server")
+
+    def _received(self) -> tuple[bytes, list[Frame]]:
+        identity, *frames = self._socket.recv_multipart(copy=False)
+        return identity.bytes, [frame.buffer for frame in frames]
+
+    def _reply(self, identity: bytes, frames: list[Frame]) -> None:
+        answer = self.answer(frames)
+        if answer is not None:
+            self._socket.send_multipart([identity, *answer], copy=False)
 
     def start(self) -> Self:
         """Serve in a thread of this process; one that serves already goes on."""
@@ -145,12 +177,19 @@ class Server:
             self._thread = None
 
     def close(self) -> None:
-        """Stop, let go of the address and of the device."""
+        """Stop, let go of the address and of the device, once it has done what is under way."""
         self.stop()
+        if self._worker is not None:
+            if self._worker.busy:
+                logger.info("finishing what the device is at work on; Ctrl-C again leaves it half done")
+            self._worker.close()
+            self._worker = None
         if self._authenticator is not None:
             self._authenticator.stop()
             self._authenticator = None
         if not self._context.closed:
+            self._socket.disable_monitor()
+            self._monitor.close()
             self._socket.close()
             self._context.term()
             self.device.close()
@@ -173,13 +212,19 @@ class Server:
         except MessageError as error:
             logger.warning("refused `%s`: %s", message.kind, error)
             return _refusal(message.session, message.number, error.code, str(error))
+        finally:
+            while self._ended and self._busy is None:
+                self._forget(self._ended.pop())
 
     def _answer_once(self, message: Message) -> list[Frame] | None:
-        if message.kind == "hello":
+        if message.kind in ("hello", "goodbye"):
             return self._greet(message)
         session = self._sessions.get(message.session)
         if session is None:
-            raise MessageError("no_session", "the session must begin with `hello`, but did not: the server was restarted")
+            raise MessageError(
+                "no_session",
+                "the session must begin with `hello` and be one that the server remembers, but is not: what it held is gone; program again",
+            )
         session.seen = time.monotonic()
         self._sessions.move_to_end(message.session)
         session.done = max(session.done, message.done)
@@ -194,12 +239,24 @@ class Server:
         return session.answers[message.number]
 
     def _greet(self, message: Message) -> list[Frame]:
+        """Begin a session, and end the one that it takes the place of; or end one."""
         fields = read_request(message)
-        session = self._sessions.setdefault(message.session, _Session("", 0.0))
-        session.client, session.seen = str(fields.model_dump()["client"]), time.monotonic()
-        while len(self._sessions) > SESSIONS:
-            self._forget(next(iter(self._sessions)))
-        return encode(Message("answer", message.session, message.number, body={"instance": self.instance}))
+        if isinstance(fields, Hello):
+            session = self._sessions.setdefault(message.session, _Session("", 0.0))
+            session.client, session.seen = fields.client, time.monotonic()
+            self._sessions.move_to_end(message.session)
+            self._end(fields.replaces)
+            while len(self._sessions) - len(self._ended) > SESSIONS:
+                self._end(next(one for one in self._sessions if one not in (self._holder, *self._ended)))
+        else:
+            self._end(message.session)
+        body = {"instance": self.instance, "message_bytes": self.message_bytes}
+        return encode(Message("answer", message.session, message.number, body=body))
+
+    def _end(self, session: bytes | None) -> None:
+        """Have a session forgotten as soon as the device is not at work."""
+        if session in self._sessions and session not in self._ended:
+            self._ended.append(session)
 
     def _forget(self, session: bytes) -> None:
         del self._sessions[session]
@@ -213,36 +270,86 @@ class Server:
             request = read_request(message)
             if needs_lease(message.kind):
                 self._take_lease(message.session, session)
-            body, arrays = self._handlers()[message.kind](request, message)
+            body, arrays = self._carry_out(request, message)
             if self._holder == message.session:
                 self._until = time.monotonic() + self.lease_seconds
             return encode(Message("answer", message.session, message.number, body=as_plain(body), arrays=arrays))
         except MessageError as error:
             logger.warning("refused `%s` of %s: %s", message.kind, session.client, error)
             return _refusal(message.session, message.number, error.code, str(error))
-        except NotMappedError as error:
+        except NotTakenError as error:
             return _refusal(message.session, message.number, "not_mapped", str(error))
         except Exception as error:  # an adapter may raise anything, and the next client must still be served
             logger.warning("`%s` of %s failed: %s", message.kind, session.client, error, exc_info=not isinstance(error, DeviceError))
             text = str(error) if isinstance(error, DeviceError | ValueError) else f"{type(error).__name__}: {error}"
             return _refusal(message.session, message.number, "device", text)
 
+    def _carry_out(self, request: Request, message: Message) -> Answer:
+        """Return what a request is answered; where the device is needed, in its thread, and with an eye on what others ask meanwhile."""
+        handler = self._handlers()[message.kind]
+        if message.kind in WITHOUT_DEVICE or self._busy is not None:
+            return handler(request, message)
+        self._worker = self._worker or Worker()
+        while True:
+            job = self._worker.begin(lambda: handler(request, message))
+            self._busy = (message.session, message)
+            try:
+                while not job.wait(LOOK_SECONDS):
+                    while len(self._waiting) < KEPT_ANSWERS and self._socket.poll(0):
+                        self._meanwhile(*self._received())
+            finally:
+                self._busy = None
+            try:
+                return job.result
+            except NoRoomError:
+                silent = self._silent()
+                if silent is None:
+                    raise
+                logger.info("forgot the layers of %s, which fell silent: others need their room", self._sessions[silent].client)
+                self._forget(silent)
+
+    def _meanwhile(self, identity: bytes, frames: list[Frame]) -> None:
+        """Answer others than the client that the device works for, unless they need it too; put off the rest."""
+        assert self._busy is not None
+        session, busy = self._busy
+        try:
+            message = decode(frames, self.message_bytes)
+        except MessageError:
+            self._reply(identity, frames)
+            return
+        if message.session == session:
+            if message.number != busy.number:  # else it is a copy of what is under way
+                self._waiting.append((identity, frames))
+        elif message.kind in WITHOUT_DEVICE or message.kind not in KINDS or (needs_lease(message.kind) and self._holder is not None):
+            self._reply(identity, frames)
+        else:
+            self._waiting.append((identity, frames))
+
+    def _silent(self) -> bytes | None:
+        """Return the session that has asked nothing for longest, and for longer than a lease; None where there is none."""
+        silent = next(iter(self._sessions), None)
+        return silent if silent is not None and time.monotonic() - self._sessions[silent].seen > self.lease_seconds else None
+
     def _take_lease(self, session: bytes, known: _Session) -> None:
-        now = time.monotonic()
-        if self._holder is not None and self._holder != session and now < self._until:
+        lease = self._lease()
+        if lease["holder"] is not None and self._holder != session:
+            at_work = "" if self._busy is None else f", and has it at work on `{self._busy[1].kind}`"
             raise MessageError(
-                "lease",
-                f"the chip must be free, but {self._sessions[self._holder].client} holds it for up to {self._until - now:.0f} s more; wait",
+                "lease", f"the chip must be free, but {lease['holder']} holds it for up to {lease['seconds']:.0f} s more{at_work}; wait"
             )
         if self._holder != session:
             logger.info("%s holds the chip", known.client)
-        self._holder, self._until = session, now + self.lease_seconds
+        self._holder, self._until = session, time.monotonic() + self.lease_seconds
 
     def _lease(self) -> dict[str, Any]:
-        left = self._until - time.monotonic()
+        """Return who holds the device, and for how long if nothing more is asked; it is counted anew when the device is done."""
+        left = self.lease_seconds if self._busy is not None else self._until - time.monotonic()
         if self._holder is None or left <= 0:
             return {"holder": None, "seconds": 0.0}
         return {"holder": self._sessions[self._holder].client, "seconds": left}
+
+    def _device_status(self) -> dict[str, Any]:
+        return self.device.status() if self._busy is None else {"at_work_on": self._busy[1].kind}
 
     def _release(self, session: bytes) -> dict[str, Any]:
         if self._holder == session:
@@ -282,8 +389,8 @@ class Server:
 
         return {
             "ping": lambda _, m: ({}, m.arrays),
-            "describe": lambda _, m: (device.describe().model_dump(), {}),
-            "status": lambda _, m: ({"device": device.status(), "lease": self._lease(), "instance": self.instance}, {}),
+            "describe": lambda _, m: (self._description, {}),
+            "status": lambda _, m: ({"device": self._device_status(), "lease": self._lease(), "instance": self.instance}, {}),
             "acquire": lambda _, m: (self._lease(), {}),
             "release": lambda _, m: (self._release(m.session), {}),
             "open_layer": open_layer,
@@ -303,6 +410,12 @@ class Server:
             "age_cells": nothing(lambda r, m: device.age_cells(r.seconds)),
             "reset": nothing(lambda r, m: device.reset()),
         }
+
+
+def _refused_handshakes() -> int:
+    import zmq
+
+    return zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 def _refusal(session: bytes, number: int, code: str, text: str) -> list[Frame]:

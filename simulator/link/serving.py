@@ -1,6 +1,10 @@
 """Serving whatever a chip can be: a compiled chip, a design, a study's design, bare cells, an instrument."""
 
 import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -67,12 +71,26 @@ def serve(
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logger.info("serving `%s` on %s; stop with Ctrl-C", server.device.describe().name, server.address)
     try:
-        server.run()
+        with _terminated_as_interrupted():
+            server.run()
     except KeyboardInterrupt:
         logger.info("stopped")
     finally:
         server.close()
     return server
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that an instrument is let go of in either case."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def device_of(served: Any) -> Device:

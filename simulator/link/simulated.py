@@ -1,6 +1,7 @@
 """A simulated chip behind a link: the layers that clients open lie on a design, or in the place of a compiled chip's own."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -13,7 +14,7 @@ from simulator.chip import Chip
 from simulator.environment import inloop_version
 from simulator.hardware import HardwareLayer, Mode
 from simulator.link.cells import CellArray, cells_of
-from simulator.link.device import Description, Device, DeviceError, Floats, Integers
+from simulator.link.device import Description, Device, DeviceError, Floats, Integers, NoRoomError, NotTakenError
 from simulator.link.messages import Array, MessageError
 from simulator.link.protocol import OpenLayer
 from simulator.link.trees import join, split, tensor_of
@@ -165,7 +166,8 @@ class SimulatedDevice(Device):
         try:
             found.set_extra_state(state["extra"])
             name = state["state"]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            self.close_layer(layer)  # it may have taken over half of it
             raise DeviceError(f"the state of layer `{found.name}` must be one that this device saved, but is not ({error})") from None
         self._states.pop(layer, None)
         if isinstance(name, str) and found.programmed:
@@ -204,12 +206,12 @@ class SimulatedDevice(Device):
         layer = WeightLayer(request.kind, operator, nn.Parameter(values), note=request.note)
         hardware = self._hardware
         if not isinstance(hardware, Chip):
-            return lower(hardware, layer, request.name, request.seed).eval()
+            return _taken(lambda: lower(hardware, layer, request.name, request.seed).eval())
         served = hardware.layers.get(request.name)
         if served is None or served.weight.shape != values.shape or served.operator != operator:
             names = ", ".join(f"{name} {tuple(one.weight.shape)}" for name, one in hardware.layers.items())
-            raise NotMappedError(f"the served chip has no layer `{request.name}` of this kind and shape; it has {names}: digital")
-        lowered = lower(served.design, layer, request.name, request.seed)  # type: ignore[arg-type]
+            raise NotTakenError(f"the served chip has no layer `{request.name}` of this kind and shape; it has {names}: digital")
+        lowered = _taken(lambda: lower(served.design, layer, request.name, request.seed))  # type: ignore[arg-type]
         lowered.set_extra_state(served.get_extra_state())
         return lowered.eval()
 
@@ -217,7 +219,7 @@ class SimulatedDevice(Device):
         others = [layer for name, layer in self._layers.items() if name != handle]
         taken = sum(layer.weight.numel() * 4 for layer in others) + values.numel() * 4
         if len(others) >= self._layers_max or taken > self._bytes_max:
-            raise DeviceError(
+            raise NoRoomError(
                 f"the layers that are open must be at most {self._layers_max} with {self._bytes_max} bytes of weights, "
                 f"but this one would make {len(others) + 1} with {taken}; close some or reset the device"
             )
@@ -246,3 +248,10 @@ class SimulatedDevice(Device):
         if self._cells is None:
             raise self._cannot("give access to its cells")
         return self._cells
+
+
+def _taken(lowered: Callable[[], HardwareLayer]) -> HardwareLayer:
+    try:
+        return lowered()
+    except NotMappedError as error:
+        raise NotTakenError(str(error)) from None

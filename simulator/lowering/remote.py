@@ -20,13 +20,19 @@ from simulator.link.trees import join, split, tensor_of
 from simulator.masters import WeightMark
 from simulator.weight_layers import NotMappedError, WeightLayer
 
+Saved = tuple[dict[str, Any], dict[str, Array]]
+"""What a device saved of a layer."""
+
 
 class RemoteLayer(HardwareLayer):
     """A linear layer or convolution that another process or an instrument holds.
 
-    Inputs travel there and outputs come back; the bias is added here. In train mode a forward reads the chip as it was last programmed
-    and gradients pass straight through to the master weights: forward on the chip, backward on its model. A chip that is simulated
-    gives the same bits as one in this process.
+    Inputs travel there and outputs come back; the bias is added here. In train mode a forward programs the chip where the masters have
+    changed since it was programmed, reads it, and lets gradients straight through to the masters: forward on the chip, backward on its
+    model. A chip that is simulated gives the same bits as one in this process.
+
+    What the chip held is gone when its session ends: when the connection was lost, the chip was reset or restarted. It is then not
+    programmed behind the user's back; `program` sends the weights again, and the converter ranges where the chip had let them be saved.
 
     Parameters
     ----------
@@ -52,9 +58,12 @@ class RemoteLayer(HardwareLayer):
         self._programming_seed = seed
         self._age = Fraction(0)
         self._state: str | None = None
+        self._lost = False
         self._mark: WeightMark | None = None
         self._observed = False
-        self._saved: tuple[dict[str, Any], dict[str, Array]] | None = None
+        self._saved: Saved | None = None
+        self._ranges_saved: Saved | None = None
+        self._ranges_gone = False
         self._description = connect(design).describe()
         self._begin()
         try:
@@ -67,16 +76,26 @@ class RemoteLayer(HardwareLayer):
     def _begin(self) -> None:
         """Take a handle of its own at the chip: a copy of a layer is another layer there."""
         self._handle = connect(self.design).new_handle(self.name)
-        self._opened = False
-        weakref.finalize(self, forget, self.design, self._handle)
+        self._opened: dict[str, bytes] = {}
+        weakref.finalize(self, forget, self.design, self._opened)
+
+    @property
+    def _is_open(self) -> bool:
+        return bool(self._opened) and self._opened.get(self._handle) == connect(self.design).session
+
+    def _lose(self) -> None:
+        """Take note that the chip no longer holds the layer."""
+        self._opened.clear()
+        if self._state is not None:
+            self._state, self._lost = None, True
 
     def _ask(self, kind: str, body: dict[str, Any] | None = None, **tensors: Tensor) -> tuple[dict[str, Any], dict[str, Array]]:
         arrays = {name: tensor.detach().to("cpu", torch.float32).contiguous().numpy() for name, tensor in tensors.items()}
         try:
             answer = connect(self.design).request(kind, {"layer": self._handle, **(body or {})}, arrays)
         except LinkError as error:
-            if error.code in ("not_open", "not_programmed", "no_session", "restarted", "lost"):
-                self._opened, self._state = False, None
+            if error.code in ("not_open", "not_programmed", "no_session") or not self._is_open:
+                self._lose()
             raise
         return answer.body, answer.arrays
 
@@ -84,7 +103,9 @@ class RemoteLayer(HardwareLayer):
         operator = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.operator).items()}
         fields = {"name": self.name, "seed": self.seed, "kind": self.kind, "operator": operator, "note": self.note}
         body, _ = self._ask("open_layer", fields, weight=self.weight)
-        self._opened = True
+        session = connect(self.design).session
+        assert session is not None
+        self._opened[self._handle] = session
         found = Placement(**body)
         there = f"at {self.design.address}"
         return Placement(
@@ -92,15 +113,34 @@ class RemoteLayer(HardwareLayer):
         )
 
     def _ready(self) -> None:
-        """Open the layer again where this is a copy, or a state was loaded."""
-        if not self._opened:
+        """Open the layer where this is a copy, a state was loaded, or the session that it was open in has ended."""
+        if not self._is_open:
+            self._lose()
             self._open()
+            if self._ranges_saved is not None:
+                self._load(self._ranges_saved)
+            else:
+                self._ranges_gone = bool(self.ranges) and not self._description.ranges_given
         if self._saved is not None:
-            tree, arrays = self._saved
-            self._saved = None
-            connect(self.design).request("load_layer", {"layer": self._handle, "tree": tree}, arrays)
-            state = tree.get("state")
-            self._state = state if isinstance(state, str) else None
+            saved, self._saved = self._saved, None
+            self._load(saved)
+            self._ranges_gone = False
+            state = saved[0].get("state")
+            if isinstance(state, str):
+                self._state, self._lost = state, False
+
+    def _load(self, saved: Saved) -> None:
+        tree, arrays = saved
+        connect(self.design).request("load_layer", {"layer": self._handle, "tree": tree}, arrays)
+
+    def _require_programmed(self) -> None:
+        """Program the first instance; refuse to put another in the place of one that was lost."""
+        if self._lost:
+            raise LinkError(
+                f"Layer `{self.name}`: the chip at {self.design.address} no longer holds what was programmed; call program()", "lost"
+            )
+        if self._state is None:
+            self.program(self._programming_seed, self.trial)
 
     @property
     def placement(self) -> Placement:
@@ -117,14 +157,20 @@ class RemoteLayer(HardwareLayer):
     def program(self, seed: int, trial: int) -> None:
         """Send the master weights and have them programmed."""
         self._ready()
+        if self._ranges_gone:
+            raise LinkError(
+                f"Layer `{self.name}`: the chip has forgotten its converters' ranges; call calibrate(data), then program()", "lost"
+            )
         self._open()
         self._state = str(self._ask("program_layer", {"seed": seed, "trial": trial})[0]["state"])
+        self._lost = False
         self._programming_seed, self.trial, self._age, self.reads = seed, trial, Fraction(0), 0
         self._mark = WeightMark.of(self.weight)
 
     def age(self, seconds: float) -> None:
         """Let simulated time pass there; an instrument ages by itself and says so."""
         self._ready()
+        self._require_programmed()
         self._require_current_masters()
         self._ask("age_layer", {"state": self._state, "seconds": float(seconds)})
         self._age += Fraction(seconds)
@@ -134,14 +180,18 @@ class RemoteLayer(HardwareLayer):
         self._mark = WeightMark.of(self.weight) if self.programmed else None
 
     def _require_current_masters(self) -> None:
-        if self._state is not None and (self._mark is None or not self._mark.holds(self.weight)):
+        if self._state is not None and not self._masters_are_current():
             raise RuntimeError(
                 f"Layer `{self.name}`: the master weights changed after programming; call program() before reading in eval mode"
             )
 
+    def _masters_are_current(self) -> bool:
+        return self._mark is not None and self._mark.holds(self.weight)
+
     def nudge(self, change: Tensor, most: int | None, step: int) -> tuple[int, Tensor]:
         """Have the cells moved by the whole pulses that a change of the weights is worth; returns them, and what is left of it."""
         self._ready()
+        self._require_programmed()
         body, arrays = self._ask("nudge_layer", {"state": self._state, "step": step, "most": -1 if most is None else most}, change=change)
         return int(body["spent"]), tensor_of(arrays["left"]).to(change.device)
 
@@ -160,9 +210,11 @@ class RemoteLayer(HardwareLayer):
                 self._observed = True
             return self._with_bias(self.operator(self.operator.surround(inputs), self.weight))
         self._ready()
-        if self._state is None:
-            self.program(self._programming_seed, self.trial)
-        if not self.training:
+        if self.training:
+            if self._state is None or not self._masters_are_current():
+                self.program(self._programming_seed, self.trial)
+        else:
+            self._require_programmed()
             self._require_current_masters()
         if torch.is_grad_enabled() and (inputs.requires_grad or self.weight.requires_grad):
             surrounded = self.operator.surround(inputs)
@@ -183,7 +235,7 @@ class RemoteLayer(HardwareLayer):
 
     def start_calibration(self) -> None:
         """Forget what was observed."""
-        self._observed = False
+        self._observed = self._ranges_gone = False
 
     def finish_calibration(self, source: str) -> list[str]:
         """Have the chip choose its ranges; one that has them keeps them."""
@@ -192,6 +244,7 @@ class RemoteLayer(HardwareLayer):
         self._ready()
         body, _ = self._ask("calibrate_layer", {"source": source})
         self.ranges = tuple(ConverterRange(**row) for row in body["ranges"])
+        self._ranges_saved = self._saved_there()
         return [str(warning) for warning in body["warnings"]]
 
     @torch.no_grad()
@@ -215,13 +268,20 @@ class RemoteLayer(HardwareLayer):
             ]
         return [Cost(**row) for row in body["rows"]]
 
-    def _export(self) -> tuple[dict[str, Any], dict[str, Array]] | None:
+    def _export(self) -> Saved | None:
         """Return what the chip holds of the layer; None where it is no simulation and cannot be held twice."""
         if self._saved is not None:
             return self._saved
-        if not self._opened or not self._description.simulated:
+        return self._saved_there() if self._is_open and self._description.simulated else self._ranges_saved
+
+    def _saved_there(self) -> Saved | None:
+        """Have the chip save the layer; None where it cannot."""
+        try:
+            body, arrays = self._ask("save_layer")
+        except LinkError as error:
+            if error.code != "device":
+                raise
             return None
-        body, arrays = self._ask("save_layer")
         return body["tree"], {name: array.copy() for name, array in arrays.items()}
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -245,7 +305,7 @@ class RemoteLayer(HardwareLayer):
                 f"but is of {state['device']}; connect to that chip"
             )
         self._saved = None if state["saved"] is None else split(state["saved"])
-        self._state = None
+        self._state, self._lost, self._ranges_saved = None, False, None
         self._programming_seed, self.trial, self._age = state["programming_seed"], state["trial"], Fraction(state["age"])
         self.reads = state["reads"]
         self.ranges = tuple(ConverterRange(**one) for one in state["ranges"])
@@ -254,7 +314,7 @@ class RemoteLayer(HardwareLayer):
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         state["_saved"] = self._export()
-        state["_mark"] = self._mark is not None and self._mark.holds(self.weight)
+        state["_mark"] = self._masters_are_current()
         state["_state"] = None
         return state
 
