@@ -161,7 +161,8 @@ def redraw(target: Cells, sigma: float, tolerance: float, key: Key, max_writes: 
     _check_count("max_writes", max_writes)
     stream = key.fold("write", key.read).at(0)
     sizes = (0.0, float(np.float32(sigma)), float(np.float32(tolerance)))
-    result = _run(True, target, torch.empty_like(target), stream, sizes, max_writes, backend)
+    values = torch.empty_like(target, memory_format=torch.contiguous_format)
+    result = _run(True, target, values, stream, sizes, max_writes, backend)
     _warn(result, target, tolerance, max_writes, "writes")
     return result
 
@@ -216,19 +217,12 @@ def _loop_chunks(
                 break
             if sigma > 0:
                 fill_normal_chunk(word0, word1, pulse, 0, chunk, noise)
-            if anew:
-                for lane in range(count):
-                    off = abs(goal[lane] - value[lane]) > tolerance or pulse == 0
-                    value[lane] = goal[lane] + sigma * noise[lane] if off else value[lane]
-                    spent[lane] += _ONE if off else np.int32(0)
-            else:
-                for lane in range(count):
-                    error = goal[lane] - value[lane]
-                    off = abs(error) > tolerance
-                    move = step if error > 0 else -step
-                    moved = (value[lane] + move) + sigma * noise[lane]
-                    value[lane] = moved if off else value[lane]
-                    spent[lane] += _ONE if off else np.int32(0)
+            for lane in range(count):
+                error = goal[lane] - value[lane]
+                off = abs(error) > tolerance or (anew and pulse == 0)
+                base = goal[lane] if anew else value[lane] + (step if error > 0 else -step)
+                value[lane] = base + sigma * noise[lane] if off else value[lane]
+                spent[lane] += _ONE if off else np.int32(0)
 
 
 @njit(cache=True, nogil=True, parallel=True)

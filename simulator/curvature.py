@@ -93,7 +93,7 @@ def second_derivative(
     Raises
     ------
     ValueError
-        If the data are empty, an argument is unknown or out of range, or outputs do not fit the loss.
+        If the data are empty, an argument is unknown or out of range, outputs do not fit the loss, or a second derivative is not finite.
 
     References
     ----------
@@ -109,6 +109,8 @@ def second_derivative(
     _check_choice("loss", loss, get_args(LossName))
     _check_choice("method", method, get_args(Method))
     _check_choice("fallback", fallback, ("fisher", "hutchinson"))
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"Argument `model` must be a network or a chip, but got {type(model).__name__}")
     if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
         raise ValueError(f"Argument `draws` must be an integer of at least 1, but got {draws!r}")
     data = RepeatableBatches(loader, batch_size=batch_size, seed=seed, name="loader")
@@ -128,6 +130,12 @@ def second_derivative(
                 values |= _by_draws(fallback, model, left, data, loss, draws, seed, progress)
         else:
             values = _by_draws(method, model, named, data, loss, draws, seed, progress)
+    for name, value in values.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"Argument `loader` must lead to finite second derivatives, but those of `{name}` are NaN or infinite; "
+                "check the inputs and the weights"
+            )
     rows = [{"parameter": name, "method": methods[name], "reason": reasons[name]} for name in named]
     return Curvature(values, pd.DataFrame(rows))
 

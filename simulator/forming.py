@@ -163,36 +163,53 @@ def formed_layers(chip: Chip) -> dict[str, CrossbarLayer]:
 
 
 class DigitalNorm(nn.Module):
-    """Batch norm without scale and shift, computed digitally: it is not folded, as random cells cannot take a factor in.
+    """Batch norm that is computed digitally: it is not folded, as random cells cannot take a factor in.
 
     Parameters
     ----------
-    norm
-        The batch norm that it stands for.
+    features
+        Channels, along axis 1.
+    eps
+        Added to the variance.
+    momentum
+        Share of a new batch in the running statistics; None averages over all batches since `reset`.
+    affine
+        Whether it has a scale and a shift, 1 and 0 at first.
 
     Examples
     --------
-    >>> DigitalNorm(nn.BatchNorm1d(3))(torch.rand(8, 3)).mean().abs() < 1e-6
-    tensor(True)
+    >>> norm = DigitalNorm(1, momentum=None)
+    >>> _ = norm(torch.tensor([[0.0], [2.0]])), norm(torch.tensor([[3.0], [5.0]]))
+    >>> norm.running_mean
+    tensor([2.5000])
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
+    def __init__(self, features: int, *, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = False) -> None:
         super().__init__()
-        self.eps = norm.eps
-        self.momentum = 0.1 if norm.momentum is None else norm.momentum
-        self.register_buffer("running_mean", torch.zeros(norm.num_features))
-        self.register_buffer("running_var", torch.ones(norm.num_features))
+        self.eps, self.momentum, self.batches = eps, momentum, 0
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+        self.weight = nn.Parameter(torch.ones(features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(features)) if affine else None
+
+    def reset(self) -> None:
+        """Forget the running statistics."""
+        self.batches = 0
+        self.running_mean.zero_()
+        self.running_var.fill_(1.0)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Normalize over the batch in training, by the running statistics otherwise."""
-        return functional.batch_norm(inputs, self.running_mean, self.running_var, None, None, self.training, self.momentum, self.eps)
+        self.batches += self.training
+        momentum = 1.0 / max(1, self.batches) if self.momentum is None else self.momentum
+        return functional.batch_norm(inputs, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum, self.eps)
 
 
 def with_digital_norms(net: nn.Module) -> nn.Module:
-    """Return a copy of a network without biases and with batch norms that stay digital.
+    """Return a copy of a network without biases, and with batch norms that stay digital and have neither scale nor shift.
 
     Examples
     --------
@@ -203,7 +220,7 @@ def with_digital_norms(net: nn.Module) -> nn.Module:
     for module in list(made.modules()):
         for name, child in module.named_children():
             if isinstance(child, BATCH_NORMS):
-                setattr(module, name, DigitalNorm(child))
+                setattr(module, name, DigitalNorm(child.num_features, eps=child.eps))
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if name.rpartition(".")[2].startswith("bias") or name.endswith("in_proj_bias"):

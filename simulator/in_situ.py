@@ -1,6 +1,7 @@
 """Training in the array: gradients from what was programmed, and a new programming of every cell after each step."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,7 @@ def in_situ_training(
     seed: int = 0,
     trial: int = 0,
     batch_size: int = 256,
+    after: Callable[[int], None] | None = None,
     progress: bool | None = None,
 ) -> InSituTraining:
     """Train a chip in its arrays by stochastic gradient descent, each step writing every cell once more, without verifying.
@@ -65,6 +67,8 @@ def in_situ_training(
         Of the instance: step n is programmed from a seed of its own, made of these and n.
     batch_size
         Batch size for a data set or a pair of tensors.
+    after
+        Called after each step, with the number of steps done; the chip is in eval mode then, and may be read.
     progress
         Show a progress bar; by default on a terminal.
 
@@ -77,7 +81,8 @@ def in_situ_training(
     --------
     >>> import simulator as sim
     >>> from devices import RRAMCrossbar
-    >>> model, x = torch.nn.Linear(16, 4), torch.rand(64, 16)
+    >>> model, x = torch.nn.Linear(16, 4), torch.rand(64, 16, generator=torch.Generator().manual_seed(0))
+    >>> _ = torch.nn.init.zeros_(model.weight)
     >>> chip = sim.compile(model, RRAMCrossbar.preset("wan_nature_2022"), example_inputs=x)
     >>> training = in_situ_training(chip, (x, torch.zeros(64, dtype=torch.long)), updates=5)
     >>> training.losses[-1] < training.losses[0], training.nwc
@@ -119,6 +124,8 @@ def in_situ_training(
                         if gradient is not None:
                             parameter.sub_(learning_rate * gradient)
                 chip.program(_seed_of(seed, trial, step + 1), trial)
+                if after is not None:
+                    after(step + 1)
     finally:
         chip.train(training)
     return InSituTraining(tuple(losses), updates / UPDATES_PER_VERIFICATION)

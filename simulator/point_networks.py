@@ -2,119 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from devices import RRAMCrossbar
-from kernels.points import ball_query, farthest_points, group, interpolate_features
 from kernels.random import Key
 from simulator._isolation import one_thread
 from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
 from simulator.compiler import compile as compile_chip
-from simulator.forming import check_random_design, formed_layers, sparse_pairs
+from simulator.forming import DigitalNorm, check_random_design, formed_layers, sparse_pairs
 from simulator.lowering.treatment import FormedCells
+from simulator.point_layers import FeaturePropagation, PointStage, RandomLayer, SetAbstraction
 
 MICROSIEMENS = 1e-6
-INPUT_SCALE = 0.005
-"""What inputs of a random layer are multiplied by: its weights are in microsiemens (wang2023random in the bibliography)."""
-
-
-@dataclass(frozen=True)
-class PointStage:
-    """A stage of a point network.
-
-    Attributes
-    ----------
-    groups
-        Centers that are chosen; None gathers all points into one group.
-    neighbors
-        Points around each center.
-    radius
-        Of the ball around a center, in the unit of the axes.
-    width
-        Features that come out.
-    """
-
-    groups: int | None
-    neighbors: int
-    radius: float
-    width: int
-
-
-class SetAbstraction(nn.Module):
-    """Farthest-point sampling, ball query, one random layer on (relative place, features), batch norm, maximum over neighbors, ReLU.
-
-    Parameters
-    ----------
-    stage
-        Groups, neighbors, radius, width.
-    axes, features
-        Coordinates of a point, and features it brings along.
-    input_bits
-        Bits of the layer's inputs, between the least and the largest of each point; None does not round.
-
-    Examples
-    --------
-    >>> layer = SetAbstraction(PointStage(4, 8, 0.5, 16), axes=3, features=0, input_bits=6)
-    >>> centers, features = layer(torch.rand(2, 32, 3), None)
-    >>> centers.shape, features.shape
-    (torch.Size([2, 4, 3]), torch.Size([2, 4, 16]))
-    """
-
-    def __init__(self, stage: PointStage, axes: int, features: int, input_bits: int | None) -> None:
-        super().__init__()
-        self.stage = stage
-        self.input_bits = input_bits
-        self.weights = nn.Linear(axes + features, stage.width, bias=False, device="meta").to_empty(device="cpu").requires_grad_(False)
-        self.norm = nn.BatchNorm1d(stage.width)
-
-    def forward(self, points: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return centers (batch, groups, axes) and their features (batch, groups, width)."""
-        if self.stage.groups is None:
-            centers = points.new_zeros(len(points), 1, points.shape[2])
-            parts = [points.unsqueeze(1)] + ([] if features is None else [features.unsqueeze(1)])
-        else:
-            centers = group(points, farthest_points(points, min(self.stage.groups, points.shape[1])))
-            around = ball_query(points, centers, self.stage.radius, min(self.stage.neighbors, points.shape[1]))
-            parts = [group(points, around) - centers.unsqueeze(2)] + ([] if features is None else [group(features, around)])
-        joined = torch.cat(parts, -1)
-        read = random_layer(joined.flatten(0, 2), self.weights, self.norm, self.input_bits)
-        return centers, torch.relu(read.unflatten(0, joined.shape[:3]).amax(2))
-
-
-class FeaturePropagation(nn.Module):
-    """Features of centers carried to points (3 nearest, inverse squared distance), joined with the points' own, one random layer.
-
-    Parameters
-    ----------
-    inputs, width
-        Features that come in, of centers and points together, and that come out.
-    input_bits
-        See `SetAbstraction`.
-
-    Examples
-    --------
-    >>> layer = FeaturePropagation(5, 7, None)
-    >>> layer(torch.rand(2, 9, 3), torch.rand(2, 4, 3), None, torch.rand(2, 4, 5)).shape
-    torch.Size([2, 9, 7])
-    """
-
-    def __init__(self, inputs: int, width: int, input_bits: int | None) -> None:
-        super().__init__()
-        self.input_bits = input_bits
-        self.weights = nn.Linear(inputs, width, bias=False, device="meta").to_empty(device="cpu").requires_grad_(False)
-        self.norm = nn.BatchNorm1d(width)
-
-    def forward(self, points: Tensor, centers: Tensor, own: Tensor | None, features: Tensor) -> Tensor:
-        """Return features of the points, (batch, points, width)."""
-        carried = interpolate_features(points, centers, features)
-        joined = carried if own is None else torch.cat((own, carried), -1)
-        read = random_layer(joined.flatten(0, 1), self.weights, self.norm, self.input_bits)
-        return torch.relu(read.unflatten(0, joined.shape[:2]))
+PointModel = TypeVar("PointModel", "PointNetwork", Chip)
 
 
 class PointNetwork(nn.Module):
@@ -147,6 +51,11 @@ class PointNetwork(nn.Module):
     ValueError
         If an argument is out of range, or the design cannot hold random pairs.
 
+    Notes
+    -----
+    `fit_readout` trains the readout alone. In a network that labels points, scale and shift of batch norms and the scale of each random
+    layer's inputs are parameters too, as was published: `simulator.fit` trains all of them.
+
     References
     ----------
     wang2023random in the bibliography.
@@ -174,8 +83,9 @@ class PointNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_random_design(design)
-        _check(stages, classes, propagations, zero_probability)
+        _check(stages, classes, propagations, zero_probability, input_bits)
         self.design = design
+        self.axes = axes
         self.features_of_points = features_of_points
         self.stages = nn.ModuleList()
         widths = [axes if features_of_points else 0]
@@ -198,6 +108,10 @@ class PointNetwork(nn.Module):
                     pairs = sparse_pairs(design.cell, tuple(module.weight.shape), key, zero_probability)
                     self.pairs[name] = pairs
                     module.weight.copy_((pairs[0, 0] - pairs[0, 1]) / MICROSIEMENS)
+                elif isinstance(module, RandomLayer):
+                    for parameter in (module.scale, module.norm.weight, module.norm.bias):
+                        assert parameter is not None
+                        parameter.requires_grad_(bool(propagations))
         self.eval()
 
     @property
@@ -207,6 +121,11 @@ class PointNetwork(nn.Module):
 
     def features(self, points: Tensor) -> Tensor:
         """Return what the readout reads: (batch, features), or (batch, points, features) of a network that labels points."""
+        if points.dim() != 3 or points.shape[2] != self.axes:
+            raise ValueError(
+                f"Argument `points` must have shape (batch, points, {self.axes}), but got {tuple(points.shape)}; "
+                "the network was made for so many axes"
+            )
         features = points if self.features_of_points else None
         places, found = [points], [features]
         for stage in self.stages:
@@ -228,32 +147,17 @@ class PointNetwork(nn.Module):
         return scores if not len(self.propagations) else scores.transpose(1, 2)
 
 
-def random_layer(inputs: Tensor, weights: nn.Module, norm: nn.Module, bits: int | None) -> Tensor:
-    """Return batch norm of a random layer's outputs for rows (n, inputs), each rounded to `bits` between its least and largest.
-
-    Examples
-    --------
-    >>> random_layer(torch.ones(2, 3), nn.Linear(3, 4, bias=False), nn.Identity(), 6).shape
-    torch.Size([2, 4])
-    """
-    if bits is not None:
-        low, high = inputs.amin(1, keepdim=True), inputs.amax(1, keepdim=True)
-        step = ((high - low) / (2**bits - 1)).clamp(min=torch.finfo(inputs.dtype).tiny)
-        inputs = low + torch.round((inputs - low) / step) * step
-    result: Tensor = norm(weights(inputs * INPUT_SCALE))
-    return result
-
-
-def fit_readout(net: PointNetwork, loader: Any, *, ridge: float = 0.03, batch_size: int = 256) -> PointNetwork:
+def fit_readout(net: PointModel, loader: Any, *, ridge: float = 0.03, batch_size: int = 256) -> PointModel:
     """Train a point network: batch norms take the statistics of the data, and the readout is solved in closed form.
 
     The readout is the ridge regression of the classes, coded as 1 and 0 less their mean, on the features: the only weights that are
-    trained. What was published trained it by Adam.
+    trained. What was published trained it by Adam. Given a chip, statistics and features are what its arrays read, noise included: the
+    largest of many noisy neighbors lies above the largest without noise, and a readout that was fitted without it is off.
 
     Parameters
     ----------
     net
-        Changed in place.
+        The network, or the chip that `point_chip` made of it; changed in place.
     loader
         Batches of (points, targets), a data set or a pair of tensors; targets are classes, one a cloud or one a point.
     ridge
@@ -263,59 +167,77 @@ def fit_readout(net: PointNetwork, loader: Any, *, ridge: float = 0.03, batch_si
 
     Returns
     -------
-    PointNetwork
+    PointNetwork or Chip
         `net`.
 
     Raises
     ------
     ValueError
-        If the data are empty, or `ridge` is not positive.
+        If `net` is neither, the data are empty, targets do not fit, or `ridge` is not positive.
 
     Examples
     --------
     >>> design = RRAMCrossbar.preset("taox_40nm_random")
     >>> net = PointNetwork(design, [PointStage(8, 8, 0.5, 32), PointStage(None, 8, 0.0, 64)], classes=2)
-    >>> clouds = torch.rand(64, 32, 3) * torch.tensor([1.0, 0.2]).repeat(32)[:, None, None]
+    >>> clouds = torch.rand(64, 32, 3, generator=torch.Generator().manual_seed(0))
+    >>> clouds[1::2] *= 0.2
     >>> targets = torch.arange(64) % 2
     >>> float((fit_readout(net, (clouds, targets))(clouds).argmax(1) == targets).float().mean())
     1.0
     """
+    network = net.model if isinstance(net, Chip) else net
+    if not isinstance(network, PointNetwork):
+        raise ValueError(f"Argument `net` must be a PointNetwork or the chip of one, but got {type(network).__name__}")
     if not (isinstance(ridge, int | float) and 0 < ridge < math.inf):
         raise ValueError(f"Argument `ridge` must be positive and finite, but got {ridge!r}; 0.03 is usual")
     data = RepeatableBatches(loader, batch_size=batch_size, name="loader")
-    classes, width = net.readout.weight.shape
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm1d)]
+    classes, width = network.readout.weight.shape
     square = torch.zeros(width + 1, width + 1, dtype=torch.float64)
     product = torch.zeros(width + 1, classes, dtype=torch.float64)
-    count = 0
-    with torch.no_grad(), one_thread():
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # an average over all batches
-        for batch in data:
-            net.train()
-            net.features(batch.inputs[0])
+    read: list[Tensor] = []
+    norms = {module: module.momentum for module in network.modules() if isinstance(module, DigitalNorm)}
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        read[:] = inputs[:1]
+
+    hook = network.readout.register_forward_pre_hook(keep)
+    net.eval()
+    try:
+        with torch.no_grad(), one_thread():
+            for norm in norms:
+                norm.reset()
+                norm.momentum = None  # an average over all batches
+                norm.train()
+            for batch in data:
+                net(batch.inputs[0])
+            net.eval()
+            for batch in data:
+                net(batch.inputs[0])
+                features = read[0].flatten(0, -2).double()
+                _check_targets(batch.targets, len(features), classes)
+                wanted = nn.functional.one_hot(batch.targets.flatten(), classes).double()
+                with_one = torch.cat((features, features.new_ones(len(features), 1)), 1)
+                square += with_one.t() @ with_one
+                product += with_one.t() @ wanted
+            penalty = torch.full((width + 1,), ridge * float(square.diagonal()[:-1].mean()), dtype=torch.float64)
+            penalty[-1] = 0.0
+            solved = torch.linalg.solve(square + torch.diag(penalty), product)
+            network.readout.weight.copy_(solved[:-1].t())
+            network.readout.bias.copy_(solved[-1])
+    finally:
+        hook.remove()
+        for norm, momentum in norms.items():
+            norm.momentum = momentum
         net.eval()
-        for batch in data:
-            features = net.features(batch.inputs[0]).flatten(0, -2).double()
-            wanted = nn.functional.one_hot(batch.targets.flatten(), classes).double()
-            with_one = torch.cat((features, features.new_ones(len(features), 1)), 1)
-            square += with_one.t() @ with_one
-            product += with_one.t() @ wanted
-            count += len(features)
-        penalty = torch.full((width + 1,), ridge * float(square.diagonal()[:-1].mean()), dtype=torch.float64)
-        penalty[-1] = 0.0
-        solved = torch.linalg.solve(square + torch.diag(penalty), product)
-        net.readout.weight.copy_(solved[:-1].t())
-        net.readout.bias.copy_(solved[-1])
     return net
 
 
 def point_chip(net: PointNetwork, points: Tensor, *, seed: int = 0) -> Chip:
     """Put a point network on the cells it was drawn from; the readout stays digital.
 
-    Batch norms stay digital. A chip reads multilevel inputs at once: what was built
-    applied them bit by bit, whose read noise is less; the difference is that of sum(4^b) of the bits that are set and of the code squared.
+    Batch norms stay digital; `fit_readout` on the chip trains its readout on what the arrays read. A chip reads multilevel inputs at
+    once: what was built applied them bit by bit, whose read noise is less; the difference is that of sum(4^b) of the bits that are set
+    and of the code squared.
 
     Parameters
     ----------
@@ -334,15 +256,17 @@ def point_chip(net: PointNetwork, points: Tensor, *, seed: int = 0) -> Chip:
     Raises
     ------
     ValueError
-        If the network does not compile.
+        If `net` is no point network, or does not compile.
 
     Examples
     --------
     >>> design = RRAMCrossbar.preset("taox_40nm_random")
     >>> net = PointNetwork(design, [PointStage(8, 8, 0.5, 32), PointStage(None, 8, 0.0, 64)], classes=2)
     >>> sorted(point_chip(net, torch.rand(4, 32, 3)).layers)
-    ['stages.0.weights', 'stages.1.weights']
+    ['stages.0.random.weights', 'stages.1.random.weights']
     """
+    if not isinstance(net, PointNetwork):
+        raise ValueError(f"Argument `net` must be a PointNetwork, but got {type(net).__name__}; sim.compile puts other networks on chips")
     patterns: dict[str, Any] = {"stages.*": net.design}
     if len(net.propagations):
         patterns["propagations.*"] = net.design
@@ -353,7 +277,19 @@ def point_chip(net: PointNetwork, points: Tensor, *, seed: int = 0) -> Chip:
     return chip.calibrate(points)
 
 
-def _check(stages: Sequence[PointStage], classes: int, propagations: Sequence[int], zero_probability: float) -> None:
+def _check_targets(targets: Any, count: int, classes: int) -> None:
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.numel() != count:
+        got = f"{targets.dtype} of shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+        raise ValueError(f"Argument `loader` must yield {count} targets with this batch, classes as integers, but got {got}")
+    if bool(((targets < 0) | (targets >= classes)).any()):
+        raise ValueError(
+            f"Argument `loader` must yield classes from 0 to {classes - 1}, but got {int(targets.min())} to {int(targets.max())}"
+        )
+
+
+def _check(
+    stages: Sequence[PointStage], classes: int, propagations: Sequence[int], zero_probability: float, input_bits: int | None
+) -> None:
     if not stages:
         raise ValueError("Argument `stages` must hold at least one stage, but is empty; add PointStage(groups, neighbors, radius, width)")
     for stage in stages:
@@ -365,5 +301,7 @@ def _check(stages: Sequence[PointStage], classes: int, propagations: Sequence[in
         raise ValueError(f"Argument `classes` must be at least 2, but got {classes}")
     if propagations and len(propagations) != len(stages):
         raise ValueError(f"Argument `propagations` must have one width for each of the {len(stages)} stages, but got {list(propagations)}")
+    if input_bits is not None and (not isinstance(input_bits, int) or isinstance(input_bits, bool) or not 1 <= input_bits <= 16):
+        raise ValueError(f"Argument `input_bits` must be an integer from 1 to 16 or None, but got {input_bits!r}; 6 was published")
     if not 0 <= zero_probability < 1:
         raise ValueError(f"Argument `zero_probability` must be at least 0 and below 1, but got {zero_probability}; 0.5 was published")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -158,10 +159,15 @@ def edge_pruning(
     >>> pruned.kept
     0.5
     """
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"Argument `net` must be a network, but got {type(net).__name__}")
     _check_arguments(keep, hysteresis, epochs, scope, off, activation_bits)
+    _check_descent(learning_rate, momentum, weight_decay)
     check_random_design(design)
     data = _shuffled(loader, batch_size, seed)
     examples = next(iter(data))
+    if examples.targets is None:
+        raise ValueError("Argument `loader` must yield (inputs, targets), but its batches have no targets")
     chip = compile_chip(with_digital_norms(net), design, example_inputs=examples.inputs, example_kwargs=examples.keywords, seed=seed)
     layers = formed_layers(chip)
     edges = {name: _Edges.of(layer, keep, off, seed) for name, layer in layers.items()}
@@ -307,13 +313,22 @@ class _Epochs:
         return (Batch((inputs,), {}, targets) for inputs, targets in self.batches)
 
 
-def _check_arguments(keep: Any, hysteresis: Any, epochs: Any, scope: Any, off: Any, bits: Any) -> None:
-    def number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
-    if not number(keep) or not 0 < keep <= 1:
+
+def _check_descent(learning_rate: Any, momentum: Any, weight_decay: Any) -> None:
+    if not _number(learning_rate) or not 0 < learning_rate < math.inf:
+        raise ValueError(f"Argument `learning_rate` must be positive and finite, but got {learning_rate!r}; 0.1 is usual")
+    for name, value, highest in (("momentum", momentum, 1.0), ("weight_decay", weight_decay, math.inf)):
+        if not _number(value) or not 0 <= value < highest:
+            raise ValueError(f"Argument `{name}` must be at least 0 and below {highest:g}, but got {value!r}")
+
+
+def _check_arguments(keep: Any, hysteresis: Any, epochs: Any, scope: Any, off: Any, bits: Any) -> None:
+    if not _number(keep) or not 0 < keep <= 1:
         raise ValueError(f"Argument `keep` must be above 0 and at most 1, but got {keep!r}; 0.5 keeps every other edge")
-    if not number(hysteresis) or not 0 <= hysteresis < math.inf:
+    if not _number(hysteresis) or not 0 <= hysteresis < math.inf:
         raise ValueError(f"Argument `hysteresis` must be a finite number of at least 0, but got {hysteresis!r}; 0 is none")
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
         raise ValueError(f"Argument `epochs` must be an integer of at least 1, but got {epochs!r}")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from devices.base import ProgrammedCells
 from devices.rram import Verification
+from kernels.cells import Verified
 from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
 from simulator.curvature import Curvature, LossName
@@ -35,12 +37,15 @@ class WriteVerify:
     layers
         A row per layer on resistive cells: ``layer``, ``weights``, ``verified`` weights, ``pulses`` spent (with those of reference
         columns, which are verified as soon as any weight is), ``full_pulses`` that verifying every weight takes, ``unconverged`` cells
-        among the verified ones, and ``energy_j`` of the pulses (NaN where the energy of a pulse was not given).
+        among the verified ones (stuck ones too: they take every pulse in vain), and ``energy_j`` of the pulses (NaN where the energy of
+        a pulse was not given).
     trace
         A row after each group of weights: ``fraction`` verified, ``pulses``, normalized write cycles ``nwc``, and the ``metric`` of the
         instance (NaN where it was not measured).
     ranking
         What the weights were ranked by.
+    weight_pulses
+        Pulses that the cells of each weight took, by layer and of the weight's shape; 0 where it was not verified.
     met
         Whether the limit on the accuracy drop was met; True without one.
     curvature
@@ -50,6 +55,7 @@ class WriteVerify:
     layers: pd.DataFrame
     trace: pd.DataFrame
     ranking: str
+    weight_pulses: dict[str, Tensor]
     met: bool = True
     curvature: Curvature | None = None
 
@@ -166,9 +172,14 @@ def write_verify(
     (0.25, 0)
     """
     _check_limits(fraction, accuracy_drop, pulses, group)
+    if not isinstance(verification, Verification):
+        raise ValueError(
+            f"Argument `verification` must be a loop, but got {verification!r}; use PulseVerification(), RedrawVerification() or your own"
+        )
     layers = resistive_layers(chip)
     data = RepeatableBatches(loader, seed=seed, name="loader")
-    next(iter(data))
+    if next(iter(data)).targets is None and accuracy_drop is not None:
+        raise ValueError("Argument `loader` must yield (inputs, targets) where `accuracy_drop` is given, but its batches have no targets")
     _ready(chip, layers)
     scores = weight_scores(chip, data, ranking, weighting=weighting, verification=verification, loss=loss, seed=seed, progress=progress)
     order = order_of(scores, layers)
@@ -220,7 +231,8 @@ def write_verify(
                 "what verification gained is lost with time"
             )
     name = ranking if isinstance(ranking, str) else "the user's own ranking"
-    return WriteVerify(_table(layers, spent), pd.DataFrame(rows), name, met, scores.curvature)
+    by_weight = {name: spent[name].pulses * _selected(layer) for name, layer in layers.items()}
+    return WriteVerify(_table(layers, spent), pd.DataFrame(rows), name, by_weight, met, scores.curvature)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,11 +251,25 @@ def _all_verified(layer: CrossbarLayer, verification: Verification) -> _Spent:
     reached = cell.program(mapped.targets_siemens, key)
     found = VerifiedCells(torch.ones_like(layer.weight, dtype=torch.bool), verification).verify(mapped, reached, cell, key)
     limit = verification.max_pulses
+    if layer.design.stuck is not None:
+        found = _with_stuck(found, layer, mapped.targets_siemens, verification)
     present = torch.ones_like(found.pulses) if mapped.present is None else mapped.present.to(found.pulses)
     per_cell = (found.pulses * present, (found.pulses >= limit) * present)
     outputs = len(layer.weight)
     pulses, given_up = (of_weights(layer, one[:, :, :outputs].sum((0, 1))) for one in per_cell)
     return _Spent(pulses, given_up, *(int(one[:, :, outputs:].sum()) for one in per_cell))
+
+
+def _with_stuck(found: Verified, layer: CrossbarLayer, targets: Tensor, verification: Verification) -> Verified:
+    """Return pulses as stuck cells take them: none where they happen to stand right, else all until they are given up."""
+    cell, stuck = layer.design.cell, layer.design.stuck
+    assert stuck is not None
+    key = layer.standing_key(layer._programming_seed, layer.trial).fold("stuck")
+    faults = stuck.draw(tuple(targets.shape), key, targets.device) != 0
+    standing = stuck.apply(found.values, key, cell)
+    off = (standing - targets).abs() > verification.tolerance * (cell.g_max_siemens - cell.g_min_siemens)
+    in_vain = torch.where(off, verification.max_pulses, 0).to(found.pulses)
+    return Verified(standing, torch.where(faults, in_vain, found.pulses))
 
 
 def _ready(chip: Chip, layers: Mapping[str, CrossbarLayer]) -> None:
@@ -297,12 +323,16 @@ def _measure(chip: Chip, data: RepeatableBatches, metric: Metric) -> float:
         chip.train(training)
 
 
+def _selected(layer: CrossbarLayer) -> Tensor:
+    treatment = layer.treatment
+    return treatment.selected if isinstance(treatment, VerifiedCells) else torch.zeros_like(layer.weight, dtype=torch.bool)
+
+
 def _table(layers: Mapping[str, CrossbarLayer], spent: Mapping[str, _Spent]) -> pd.DataFrame:
     rows = []
     for name, layer in layers.items():
-        one, treatment = spent[name], layer.treatment
-        selected = treatment.selected if isinstance(treatment, VerifiedCells) else torch.zeros_like(one.pulses, dtype=torch.bool)
-        begun = treatment is not None
+        one, selected = spent[name], _selected(layer)
+        begun = layer.treatment is not None
         pulses = int(one.pulses[selected].sum()) + begun * one.reference_pulses
         energy = layer.design.write_pulse_j
         rows.append(
@@ -325,11 +355,11 @@ def _check_limits(fraction: float | None, accuracy_drop: float | None, pulses: i
         raise ValueError(
             f"Exactly one of `fraction`, `accuracy_drop` and `pulses` must be given, but got {', '.join(given) or 'none'}; choose a limit"
         )
-    if fraction is not None and (isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1):
+    if fraction is not None and (isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 <= fraction <= 1):
         raise ValueError(f"Argument `fraction` must be a number from 0 to 1, but got {fraction!r}; 0.1 verifies a tenth of the weights")
-    if accuracy_drop is not None and not (isinstance(accuracy_drop, int | float) and 0 <= accuracy_drop < math.inf):
+    if accuracy_drop is not None and not (isinstance(accuracy_drop, Real) and 0 <= accuracy_drop < math.inf):
         raise ValueError(f"Argument `accuracy_drop` must be a number of at least 0, but got {accuracy_drop!r}; 0.01 is a percentage point")
-    if pulses is not None and (not isinstance(pulses, int) or isinstance(pulses, bool) or pulses < 0):
+    if pulses is not None and (not isinstance(pulses, Integral) or isinstance(pulses, bool) or pulses < 0):
         raise ValueError(f"Argument `pulses` must be an integer of at least 0, but got {pulses!r}; give the pulses of all cells together")
     if not (isinstance(group, int | float) and 0 < group <= 1):
         raise ValueError(f"Argument `group` must be above 0 and at most 1, but got {group!r}; 0.05 verifies a twentieth at a time")

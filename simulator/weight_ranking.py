@@ -103,7 +103,8 @@ def weight_scores(
     ranking
         The name of a rule, scores of the user's own, or a function of the chip that returns them.
     weighting
-        Of sensitivities: ``gain_per_pulse``, the expected gain over the expected pulses (at least one a weight); ``gain``; or
+        Of sensitivities: ``gain_per_pulse``, the expected gain over the expected pulses (at least one a weight); ``gain``, below zero
+        where the loop leaves more than programming does; or
         ``sensitivity``, S max(abs(w))^2 of the layer alone, as for uniform devices and targets.
     verification
         The loop.
@@ -120,7 +121,7 @@ def weight_scores(
     >>> import simulator as sim
     >>> from devices import RRAMCrossbar
     >>> chip = sim.compile(torch.nn.Linear(4, 2), RRAMCrossbar.preset("wan_nature_2022"), example_inputs=torch.rand(1, 4))
-    >>> scores = weight_scores(chip, (torch.rand(8, 4), torch.zeros(8, dtype=torch.long)))
+    >>> scores = weight_scores(chip, (torch.rand(8, 4), torch.zeros(8, dtype=torch.long)), weighting="sensitivity")
     >>> scores["model"].shape, bool((scores["model"] >= 0).all())
     (torch.Size([2, 4]), True)
     """
@@ -152,14 +153,19 @@ def weight_scores(
 def expected_gain(layer: CrossbarLayer, verification: Verification) -> tuple[Tensor, Tensor]:
     """Return what verifying takes off each weight's mean square error, in the weight's unit squared, and the pulses it is expected to take.
 
+    The gain is negative where programming once leaves less than the loop does: a cell with a target just within the tolerance of its
+    start takes no pulse at all, and is off by up to the tolerance.
+
     Examples
     --------
     >>> import simulator as sim
     >>> from devices import PulseVerification, RRAMCrossbar
-    >>> chip = sim.compile(torch.nn.Linear(4, 2), RRAMCrossbar.preset("wan_nature_2022"), example_inputs=torch.rand(1, 4))
+    >>> model = torch.nn.Linear(3, 1)
+    >>> model.weight.data[:] = torch.tensor([1.0, 0.5, 0.05])
+    >>> chip = sim.compile(model, RRAMCrossbar.preset("wan_nature_2022"), example_inputs=torch.rand(1, 3))
     >>> gain, pulses = expected_gain(resistive_layers(chip)["model"], PulseVerification())
-    >>> gain.shape, bool((gain > 0).all())
-    (torch.Size([2, 4]), True)
+    >>> (gain > 0).tolist(), pulses.round().tolist()
+    ([[True, True, False]], [[20.0, 10.0, 0.0]])
     """
     mapped = layer._map()
     profile = verification_profile(layer.design.cell, verification)

@@ -252,6 +252,8 @@ def test_a_chip_has_the_second_derivatives_of_its_masters() -> None:
         ({"draws": 0}, "`draws` must be an integer of at least 1"),
         ({"loader": []}, "`loader` must hold at least one batch"),
         ({"model": nn.ReLU()}, "must have parameters"),
+        ({"model": "digits"}, "`model` must be a network or a chip"),
+        ({"loader": (torch.full((3, 2), math.nan), torch.zeros(3, dtype=torch.long))}, "must lead to finite second derivatives"),
     ],
 )
 def test_bad_arguments_are_refused_in_a_line(change: dict, line: str) -> None:

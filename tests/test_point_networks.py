@@ -7,7 +7,8 @@ from torch import Tensor
 import simulator as sim
 from devices import RRAMCrossbar
 from simulator.data import digits
-from simulator.point_networks import PointNetwork, PointStage
+from simulator.point_layers import PointStage
+from simulator.point_networks import PointNetwork
 
 DESIGN = RRAMCrossbar.preset("taox_40nm_random")
 
@@ -75,6 +76,31 @@ def test_a_chip_reads_the_same_cells_with_noise() -> None:
     assert result.mean().value > 0.9 and float((noisy(x) - noisy(x)).detach().abs().max()) > 0
 
 
+def test_a_readout_that_is_fitted_on_reads_makes_up_for_their_noise() -> None:
+    """The largest of many noisy neighbors lies above the largest without noise: norms and readout of the float network are off."""
+    x, y = shapes(240)
+    noisy = DESIGN.replace(cell={"read_noise": {"fraction": 0.08}})
+    made = PointNetwork(noisy, [PointStage(16, 8, 0.5, 24), PointStage(None, 1, 0.0, 48)], 3)
+    chip = sim.point_chip(sim.fit_readout(made, (x[:120], y[:120])), x[:120])
+    before = sim.evaluate(chip, (x[120:], y[120:]), trials=4, progress=False).mean().value
+    cells = [layer.cells.conductance.clone() for layer in chip.layers.values()]
+    assert sim.fit_readout(chip, (x[:120], y[:120])) is chip
+    assert sim.evaluate(chip, (x[120:], y[120:]), trials=4, progress=False).mean().value > before
+    assert all(torch.equal(one, layer.cells.conductance) for one, layer in zip(cells, chip.layers.values(), strict=True))
+
+
+def test_rounded_inputs_let_gradients_through_to_the_scales_that_segmentation_trains() -> None:
+    x, _ = shapes(8)
+    labels, made = (x[..., 0] > 0).long(), net(propagations=(16, 16))
+    with torch.no_grad():
+        made.readout.weight.copy_(torch.randn(made.readout.weight.shape, generator=torch.Generator().manual_seed(0)))
+    torch.nn.functional.cross_entropy(made.train()(x), labels).backward()
+    trainable = {name: parameter.grad for name, parameter in made.named_parameters() if parameter.requires_grad}
+    assert {name.rpartition("random.")[2] for name in trainable} == {"scale", "norm.weight", "norm.bias", "readout.weight", "readout.bias"}
+    assert {name for name, parameter in net().named_parameters() if parameter.requires_grad} == {"readout.weight", "readout.bias"}
+    assert all(float(gradient.abs().max()) > 0 for gradient in trainable.values())
+
+
 def test_every_point_gets_a_label() -> None:
     x, _ = shapes()
     labels = (x[..., 0] > 0).long() + (x[..., 0].abs() < 0.15)
@@ -108,6 +134,12 @@ def test_events_and_points_become_clouds_in_the_unit_cube() -> None:
         (lambda: PointNetwork(DESIGN, [PointStage(4, 4, 0.1, 4)], 1), "`classes` must be at least 2"),
         (lambda: sim.fit_readout(net(), shapes(), ridge=0.0), "`ridge` must be positive"),
         (lambda: sim.fit_readout(net(), []), "`loader` must hold at least one batch"),
+        (lambda: sim.fit_readout(net(), (shapes()[0], torch.arange(96))), "`loader` must yield classes from 0 to 2, but got 0 to 95"),
+        (lambda: sim.fit_readout(net(), [(shapes()[0], torch.zeros(5, dtype=torch.long))]), "must yield 96 targets with this batch"),
+        (lambda: sim.fit_readout(torch.nn.ReLU(), shapes()), "`net` must be a PointNetwork or the chip of one"),
+        (lambda: sim.point_chip(torch.nn.ReLU(), shapes()[0]), "`net` must be a PointNetwork"),
+        (lambda: net()(torch.rand(2, 9, 5)), "`points` must have shape (batch, points, 3)"),
+        (lambda: net(input_bits=0), "`input_bits` must be an integer from 1 to 16 or None"),
         (lambda: sim.points_from_images(torch.rand(2, 3, 8, 8)), "`images` must be"),
         (lambda: sim.points_from_events([torch.zeros(0, 3)]), "`events` must hold tensors"),
     ],

@@ -23,7 +23,7 @@ from devices import (
     WeightErrorCell,
 )
 from devices.rram import verification_profile
-from kernels import Key, NotConvergedWarning, normal, write_verify
+from kernels import Key, NotConvergedWarning, normal, uniform, write_verify
 from simulator.data import DataSplit, digits
 from simulator.weight_ranking import expected_gain, resistive_layers
 
@@ -84,8 +84,9 @@ def test_pulses_and_energy_are_those_of_the_loop_on_each_cell() -> None:
     for name, layer in chip.layers.items():
         targets = layer._map().targets_siemens
         key = Key.of(seed=3, trial=0, layer=name, purpose="program").fold("write-verify")
-        spent = write_verify((targets - 30e-6) / SPAN, 0.05, 0.05, 0.06, key).pulses
-        total += int((spent * layer.treatment.selected).sum())
+        spent = write_verify((targets - 30e-6) / SPAN, 0.05, 0.05, 0.06, key).pulses * layer.treatment.selected
+        assert torch.equal(result.weight_pulses[name], spent.sum((0, 1)))
+        total += int(spent.sum())
     assert result.pulses == total > 0
     assert result.energy_j == pytest.approx(total * 2e-12)
     assert math.isnan(sim.write_verify(compiled(DESIGN.replace(write_pulse_j=None)), data(), fraction=0.1).energy_j)
@@ -226,6 +227,18 @@ def test_cells_that_forget_what_they_were_verified_to_are_named() -> None:
         assert sum("a Forgetful drifts from its own past" in warning for warning in chip.warnings) == expected
 
 
+def test_what_is_left_is_centered_only_where_cells_start_from_both_sides() -> None:
+    targets = uniform(Key.of(seed=2), 40_000)
+    start = (targets + 0.17 * normal(Key.of(seed=3), 40_000)).contiguous()
+    errors = {
+        name: (PulseVerification(start=name).loop(targets, start, Key.of(seed=4)).values - targets)[targets > 0.2]
+        for name in ("erased", "programmed")
+    }
+    standard_error = 0.035 / math.sqrt(30_000)
+    assert abs(float(errors["programmed"].mean())) < 5 * standard_error
+    assert float(errors["erased"].mean()) < -50 * standard_error
+
+
 def test_a_profile_is_flat_where_devices_and_targets_are_alike() -> None:
     profile = verification_profile(CELL, RedrawVerification())
     assert max(profile.pulses) / min(profile.pulses) < 1.2
@@ -258,6 +271,20 @@ def test_cells_that_do_not_converge_are_counted() -> None:
     with pytest.warns(NotConvergedWarning, match="within 40 pulses"):
         result = sim.write_verify(compiled(), data(), fraction=1, verification=exact)
     assert result.unconverged > 0 and "did not converge" in str(result)
+
+
+def test_stuck_cells_take_every_pulse_in_vain() -> None:
+    design = DESIGN.replace(stuck=StuckCells(stuck_on_rate=0.02, stuck_off_rate=0.04))
+    chip = compiled(design).program(3)
+    result = sim.write_verify(chip, data(), fraction=1, verification=PulseVerification(max_pulses=200))
+    healthy = compiled().program(3)
+    sim.write_verify(healthy, data(), fraction=1)
+    stuck = 0
+    for layer, other in zip(chip.layers.values(), healthy.layers.values(), strict=True):
+        targets = layer._map().targets_siemens
+        differs = layer.conductance != other.conductance  # those that are stuck
+        stuck += int((differs & ((layer.conductance - targets).abs() > 0.06 * SPAN)).sum())
+    assert result.unconverged == stuck > 0 and result.pulses > 200 * stuck
 
 
 def test_training_in_the_array_lowers_the_loss_and_writes_anew_each_step() -> None:
@@ -318,6 +345,9 @@ def test_on_digits_a_tenth_by_second_derivative_beats_three_tenths_by_magnitude(
         ({"fraction": 0.1, "ranking": {}}, "`ranking` must give scores for the layers"),
         ({"fraction": 0.1, "weighting": "none"}, "`weighting` must be one of"),
         ({"fraction": 0.1, "loader": []}, "`loader` must hold at least one batch"),
+        ({"accuracy_drop": 0.1, "loader": [data()[0]]}, "`loader` must yield (inputs, targets) where `accuracy_drop` is given"),
+        ({"fraction": 0.1, "loader": (math.nan * data()[0], data()[1])}, "must lead to finite second derivatives"),
+        ({"fraction": 0.1, "verification": None}, "`verification` must be a loop"),
         ({"fraction": 0.1, "chip": nn.Linear(2, 2)}, "`chip` must be a compiled chip"),
     ],
 )

@@ -130,6 +130,17 @@ def test_a_cell_goes_its_own_way_whatever_is_beside_it() -> None:
     assert torch.equal(alone.pulses, beside.pulses[:40])
 
 
+@pytest.mark.parametrize(
+    "loop", [lambda goal: write_verify(goal, 0.05, 0.05, 0.06, KEY), lambda goal: redraw(goal, 0.1, 0.06, KEY)], ids=["pulses", "redraws"]
+)
+def test_targets_may_lie_in_any_order_in_memory(loop) -> None:
+    goal = targets(30 * 40).reshape(40, 30)
+    transposed = goal.t().contiguous().t()
+    assert not transposed.is_contiguous()
+    found, expected = loop(transposed), loop(goal)
+    assert torch.equal(found.values, expected.values) and torch.equal(found.pulses, expected.pulses)
+
+
 @large
 def test_threads_do_not_change_a_bit() -> None:
     goal = targets(200_000)
