@@ -111,7 +111,7 @@ def apply_exponential(sparse: Sparse, series: Any, scale: float, entries_re: Any
 
 @_inlined
 def apply_adjoint(
-    sparse: Sparse, series: Any, scale: float, entries_re: Any, entries_im: Any, terms: Any, back: Any, by_terms: Any, w: Any, gradient: Any
+    sparse: Sparse, series: Any, scale: float, entries_re: Any, entries_im: Any, terms: Any, back: Any, w: Any, gradient: Any
 ) -> None:
     """Pull a cotangent w of ``exp(-i H) v`` back to v in place, and add that of the drives' values to `gradient`.
 
@@ -149,21 +149,16 @@ def apply_adjoint(
         w[i, 0] = series[0] * (w[i, 0] - y)
         w[i, 1] = series[0] * (w[i, 1] + x)
     rows, uppers = sparse.term_rows, sparse.term_columns
-    count = rows.shape[0]
-    for t in range(count):
-        by_terms[t, 0] = 0.0
-        by_terms[t, 1] = 0.0
-    for k in range(ORDER):
-        now, kept = back[k], terms[k]
-        for t in range(count):
-            i, j = rows[t], uppers[t]
-            a_re, a_im, b_re, b_im = now[i, 0], now[i, 1], now[j, 0], now[j, 1]
-            c_re, c_im, d_re, d_im = kept[i, 0], kept[i, 1], kept[j, 0], kept[j, 1]
-            by_terms[t, 0] += (a_re * d_im - a_im * d_re) + (b_re * c_im - b_im * c_re)
-            by_terms[t, 1] += (a_re * d_re + a_im * d_im) - (b_re * c_re + b_im * c_im)
-    for t in range(count):
+    for t in range(rows.shape[0]):
+        i, j = rows[t], uppers[t]
+        x, y = 0.0, 0.0
+        for k in range(ORDER):
+            a_re, a_im, b_re, b_im = back[k, i, 0], back[k, i, 1], back[k, j, 0], back[k, j, 1]
+            c_re, c_im, d_re, d_im = terms[k, i, 0], terms[k, i, 1], terms[k, j, 0], terms[k, j, 1]
+            x += (a_re * d_im - a_im * d_re) + (b_re * c_im - b_im * c_re)
+            y += (a_re * d_re + a_im * d_im) - (b_re * c_re + b_im * c_im)
         weight = sparse.term_weights[t]
-        x, y = scale * by_terms[t, 0], scale * by_terms[t, 1]
+        x, y = scale * x, scale * y
         gradient[sparse.term_operators[t]] += complex(x * weight.real + y * weight.imag, y * weight.real - x * weight.imag)
 
 
@@ -222,7 +217,6 @@ def pull_back_vectors(
     entries_re = np.empty(sparse.columns.shape[0])
     entries_im = np.empty(sparse.columns.shape[0])
     back = np.empty((ORDER, cotangents.shape[1], 2))
-    by_terms = np.empty((sparse.term_rows.shape[0], 2))
     w = np.empty((cotangents.shape[1], 2))
     for b in range(cotangents.shape[0]):
         for i in range(w.shape[0]):
@@ -239,7 +233,7 @@ def pull_back_vectors(
                     by_drive[q] = 0.0
                 for _ in range(repeats):
                     position -= 1
-                    apply_adjoint(sparse, series, scale, entries_re, entries_im, terms[b, position], back, by_terms, w, by_drive)
+                    apply_adjoint(sparse, series, scale, entries_re, entries_im, terms[b, position], back, w, by_drive)
                 for c in range(channels):
                     total = 0.0j
                     for q in range(operators):

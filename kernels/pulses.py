@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ LARGEST_EXPONENT: Final = 0.4
 """Norm of a Hamiltonian times its time from which an exponential is taken in several parts: the series then errs by 5e-9 at most."""
 TAYLOR_RADIUS: Final = 0.02
 """Norm up to which the Taylor series is taken: it errs by rounding only, and the Chebyshev coefficients would drown in that."""
+REUSED_BYTES: Final = 1 << 24
+"""Memory of a forward pass that is not given back to the system."""
 KEPT_BYTES: Final = 1 << 28
 """Memory for what the adjoint needs of the forward pass; beyond it the forward pass is repeated vector by vector."""
 
@@ -270,6 +272,8 @@ def pulse_series(system: DrivenSystem, samples: Tensor, mixing: npt.NDArray[np.c
     """Return the factors of the series for amplitudes as these, and in how many parts an exponential is taken."""
     played = samples.detach()
     largest = float(played.abs().max()) if played.numel() else 0.0
+    if not math.isfinite(largest):
+        raise ValueError("Argument `samples` must be finite, but holds nan or inf; do check what they are made of.")
     bound = system.norms[0] + float(system.norms[1:] @ np.abs(mixing).sum(1)) * largest / 2
     repeats = max(1, math.ceil(bound / LARGEST_EXPONENT))
     return exponential_series(math.ceil(bound / repeats * 50) / 50), repeats
@@ -303,6 +307,28 @@ def exponential_series(radius: float) -> npt.NDArray[np.float64]:
     return np.concatenate([powers[:1], powers[1:] / powers[:-1]])
 
 
+class _Terms:
+    """What the adjoint needs of one forward pass, in memory that the next pass takes over when this one's graph is gone.
+
+    Fresh memory of the size costs as much to touch for the first time as half of the pass itself.
+    """
+
+    _free: ClassVar[list[npt.NDArray[np.float64]]] = []
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        numbers = math.prod(shape)
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(0)
+        self._memory = memory if memory.size >= numbers else np.empty(numbers)
+        self.terms = self._memory[:numbers].reshape(shape)
+
+    def __del__(self) -> None:
+        if self._memory.nbytes <= REUSED_BYTES and len(self._free) < 1:
+            self._free.append(self._memory)
+
+
 class _Evolve(torch.autograd.Function):
     """Evolution whose backward pass is the discrete adjoint: exact for the numbers that the forward pass computed."""
 
@@ -321,9 +347,9 @@ class _Evolve(torch.autograd.Function):
         played = _numpy(samples)
         exponentials = 2 * repeats * len(carriers)
         keep = out.shape[0] * exponentials * 2 * (ORDER + 1) * system.dimension * 8 <= KEPT_BYTES
-        terms = np.empty((out.shape[0] if keep else 1, exponentials if keep else 1, ORDER + 1, system.dimension, 2))
-        evolve_vectors(system.sparse, played, carriers, mixing, series, repeats, out, terms, keep)
-        ctx.terms = terms if keep else None
+        kept = _Terms((out.shape[0] if keep else 1, exponentials if keep else 1, ORDER + 1, system.dimension, 2))
+        evolve_vectors(system.sparse, played, carriers, mixing, series, repeats, out, kept.terms, keep)
+        ctx.kept = kept if keep else None
         ctx.system, ctx.carriers, ctx.mixing, ctx.series, ctx.repeats = system, carriers, mixing, series, repeats
         ctx.save_for_backward(samples, states)
         return torch.from_numpy(_turn_back(out, system, len(carriers)))
@@ -339,8 +365,8 @@ class _Evolve(torch.autograd.Function):
         if system.shift:
             cotangents *= np.exp(1j * math.remainder(system.shift * system.sample_seconds * len(carriers), 2 * math.pi))
         gradient = np.zeros_like(played)
-        if ctx.terms is not None:
-            pull_back_vectors(system.sparse, played, carriers, mixing, series, repeats, ctx.terms, cotangents, gradient)
+        if ctx.kept is not None:
+            pull_back_vectors(system.sparse, played, carriers, mixing, series, repeats, ctx.kept.terms, cotangents, gradient)
         else:
             _pull_back_in_segments(ctx, played, _numpy(states), cotangents, gradient)
         return torch.from_numpy(gradient), torch.from_numpy(cotangents), None, None, None, None, None

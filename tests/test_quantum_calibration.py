@@ -12,13 +12,13 @@ from devices.quantum import SetFrequency
 from devices.quantum.calibration import calibrate, gate_fidelities
 from devices.quantum.confusion import confusion, readout_matrix
 from devices.quantum.cross_resonance import cr_tomography
-from devices.quantum.drag import drag
+from devices.quantum.drag import drag_scan
 from devices.quantum.experiment import Bench
 from devices.quantum.fidelity import GATES, average_gate_fidelity, computational_states, gate_fidelity
-from devices.quantum.rabi import fine_amplitude, rabi
-from devices.quantum.ramsey import ramsey
+from devices.quantum.rabi import fine_amplitude, rabi_scan
+from devices.quantum.ramsey import ramsey_fringes
 from devices.quantum.readout import assignment_matrix
-from devices.quantum.sequences import PulseBuilder
+from devices.quantum.sequences import PulseBuilder, frame_turns
 from simulator.quantum.mitigation import extrapolate, invert_readout, stretch
 
 JAKARTA = TransmonBackend.preset("jakarta_like")
@@ -34,9 +34,9 @@ def detuned(hertz: float) -> TransmonBackend:
 
 def test_rabi_finds_the_pi_amplitudes() -> None:
     for transmon, amplitude in ((0, 0.168), (1, 0.203)):
-        found = rabi(Bench(BARE), transmon, X)
+        found = rabi_scan(Bench(BARE), transmon, X)
         assert found.parameters["pi_amplitude"] == pytest.approx(amplitude, abs=1e-3)
-    noisy = rabi(Bench(BARE, shots=2000, seed=1), 0, X)
+    noisy = rabi_scan(Bench(BARE, shots=2000, seed=1), 0, X)
     error = noisy.errors["pi_amplitude"]
     assert 0 < error < 2e-3 and abs(noisy.parameters["pi_amplitude"] - 0.1685) < 5 * error
 
@@ -44,19 +44,19 @@ def test_rabi_finds_the_pi_amplitudes() -> None:
 @pytest.mark.parametrize("hertz", [0.0, 250e3, -400e3])
 def test_ramsey_finds_the_detuning(hertz: float) -> None:
     backend = detuned(hertz)
-    found = ramsey(Bench(backend), 0, PulseBuilder(backend)).parameters
+    found = ramsey_fringes(Bench(backend), 0, PulseBuilder(backend)).parameters
     assert found["detuning_hertz"] == pytest.approx(-hertz, abs=0.01 * abs(hertz) + 300)
     assert math.isinf(found["t2_seconds"])
 
 
 def test_ramsey_with_shots_finds_t2() -> None:
     fast = JAKARTA.replace(transmons=tuple(one.replace(t1_seconds=40e-6, t2_seconds=5e-6) for one in JAKARTA.transmons))
-    found = ramsey(Bench(fast, shots=4000, seed=3), 0, PulseBuilder(fast), longest_seconds=8e-6, turning_hertz=1e6)
+    found = ramsey_fringes(Bench(fast, shots=4000, seed=3), 0, PulseBuilder(fast), longest_seconds=8e-6, turning_hertz=1e6)
     assert found.parameters["t2_seconds"] == pytest.approx(5e-6, rel=0.1)
 
 
 def test_drag_and_repeated_pulses_find_what_was_put_off() -> None:
-    found = drag(Bench(JAKARTA), 0, JAKARTA.gates.x[0])
+    found = drag_scan(Bench(JAKARTA), 0, JAKARTA.gates.x[0])
     assert found.parameters["beta_samples"] == pytest.approx(JAKARTA.gates.x[0].beta_samples, abs=0.02)
     for quarter, name in ((True, "sx"), (False, "x")):
         pulses = list(getattr(JAKARTA.gates, name))
@@ -88,6 +88,18 @@ def test_calibration_of_everything_finds_the_gates_of_the_preset() -> None:
     assert all(figure.axes[0].get_xlabel() for figure in report.figures().values())
     assert report.backend.calibrated is report.backend
     assert "Rabi of q0: pi_amplitude" in report.experiments[0].figure().axes[0].get_title()
+
+
+def test_the_echo_without_its_closing_half_turn_is_a_gate_in_both_directions() -> None:
+    closed = JAKARTA.closed()
+    for pair in ((0, 1), (1, 0)):
+        builder = PulseBuilder(closed).ecr(*pair)
+        schedule = builder.schedule()
+        assert (schedule.duration == 896) == (pair == (0, 1)), "shorter by a half turn than the whole echo"
+        turns = frame_turns(closed, schedule)
+        angles = np.array([sum(turns[q] for bit, q in enumerate(pair) if index >> bit & 1) for index in range(4)])
+        fidelity, leakage = gate_fidelity(closed, schedule, pair, torch.from_numpy(np.exp(-1j * angles))[:, None] * GATES["ecr"])
+        assert fidelity > 0.999 and leakage < 1e-3
 
 
 def test_fidelity_of_known_gates() -> None:
@@ -248,15 +260,18 @@ def test_qiskit_runs_circuits_on_the_chip() -> None:
     circuit.cx(1, 0)
     circuit.ry(0.7, 0)
     circuit.rzz(0.4, 0, 1)
+    circuit.ecr(0, 1)
     exact = Statevector(circuit).probabilities([1, 0])
     circuit.measure([0, 1], [1, 0])
     found = backend.probabilities(lower_circuit(circuit, backend)).numpy()
-    np.testing.assert_allclose(found, exact, atol=0.02)
+    np.testing.assert_allclose(found, exact, atol=0.03)
     device = qiskit_backend(backend)
     counts = device.run(qiskit.transpile(circuit, device), shots=4000, seed=1).result().get_counts()
     shares = np.array([counts.get(format(i, "02b"), 0) for i in range(4)]) / 4000
     np.testing.assert_allclose(shares, found, atol=0.04)
     assert device.target["cx"][0, 1].duration == pytest.approx(1216 * 2e-9 / 9)
+    assert device.target["ecr"][0, 1].duration == pytest.approx(896 * 2e-9 / 9)
+    np.testing.assert_allclose(GATES["ecr"].numpy(), qiskit.circuit.library.ECRGate().to_matrix(), atol=1e-15)
 
 
 def test_the_bridge_refuses_what_it_has_no_form_of(monkeypatch: pytest.MonkeyPatch) -> None:

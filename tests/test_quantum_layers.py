@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +18,8 @@ from devices.quantum.playing import play
 from devices.quantum.readout import bit_probabilities
 from devices.quantum.sequences import PulseBuilder
 from simulator.lowering import PulseLayer
-from simulator.quantum import Circuit, PulseCircuit, VariationalCircuit
-from simulator.quantum.circuits import FIXED, basis_angles, gate_matrix
+from simulator.quantum import Circuit, Gate, PulseCircuit, VariationalCircuit
+from simulator.quantum.circuits import FIXED, basis_angles
 from simulator.quantum.programs import CircuitProgram, TrainedPulses
 
 JAKARTA = TransmonBackend.preset("jakarta_like")
@@ -26,7 +27,22 @@ IDEAL = JAKARTA.ideal()
 X = torch.tensor([[0.3, -1.1, 0.8, 0.1], [1.2, 0.4, -0.5, -0.9], [0.0, 0.2, 0.6, 1.4]])
 
 one_qubit = st.tuples(st.sampled_from([*FIXED, "rx", "ry", "rz"]), st.integers(0, 2), st.floats(-4, 4))
-two_qubits = st.tuples(st.sampled_from(["cx", "cz"]), st.permutations([0, 1, 2]), st.just(0.0))
+two_qubits = st.tuples(st.sampled_from(["cx", "cz", "ecr"]), st.permutations([0, 1, 2]), st.just(0.0))
+
+
+PAULIS = {"x": np.array([[0, 1], [1, 0]]), "y": np.array([[0, -1j], [1j, 0]]), "z": np.diag([1, -1])}
+NAMED = {
+    **PAULIS, "h": (PAULIS["x"] + PAULIS["z"]) / 2**0.5, "s": np.diag([1, 1j]), "sdg": np.diag([1, -1j]),
+    "sx": scipy.linalg.sqrtm(PAULIS["x"]),
+}  # fmt: skip
+
+
+def single(gate: Gate, parameters: torch.Tensor) -> np.ndarray:
+    """Return the matrix of a gate of one qubit: a rotation is the exponential of its Pauli matrix."""
+    if gate.angle is None:
+        return NAMED[gate.name]
+    angle = gate.angle.offset + sum(factor * float(parameters[0, index]) for index, factor in gate.angle.terms)
+    return scipy.linalg.expm(-0.5j * angle * PAULIS[gate.name[1]])
 
 
 def dense(circuit: Circuit, parameters: torch.Tensor) -> np.ndarray:
@@ -34,8 +50,15 @@ def dense(circuit: Circuit, parameters: torch.Tensor) -> np.ndarray:
     total = np.eye(2**circuit.qubits, dtype=complex)
     projectors = [np.diag([1, 0]), np.diag([0, 1])]
     for gate in circuit.gates:
-        if gate.name in ("cx", "cz"):
-            flip = np.array(FIXED["x" if gate.name == "cx" else "z"])
+        if gate.name == "ecr":
+            # X on the control after exp(-i pi / 4 Z X).
+            turning = [np.eye(2)] * circuit.qubits
+            turning[gate.qubits[0]], turning[gate.qubits[1]] = PAULIS["z"], PAULIS["x"]
+            flipping = [np.eye(2)] * circuit.qubits
+            flipping[gate.qubits[0]] = PAULIS["x"]
+            step = functools.reduce(np.kron, flipping[::-1]) @ scipy.linalg.expm(-0.25j * np.pi * functools.reduce(np.kron, turning[::-1]))
+        elif gate.name in ("cx", "cz"):
+            flip = PAULIS["x" if gate.name == "cx" else "z"]
             control, target = gate.qubits
             step = sum(
                 functools.reduce(
@@ -48,7 +71,7 @@ def dense(circuit: Circuit, parameters: torch.Tensor) -> np.ndarray:
                 for b in (0, 1)
             )
         else:
-            own = gate_matrix(gate, parameters)[0].numpy()
+            own = single(gate, parameters)
             step = functools.reduce(np.kron, [own if q == gate.qubits[0] else np.eye(2) for q in reversed(range(circuit.qubits))])
         total = step @ total
     return total
@@ -79,6 +102,11 @@ def test_rotations_are_quarter_turns_between_virtual_z(name: str) -> None:
         none = torch.zeros(1, 0, dtype=torch.float64)
         overlap = np.trace(dense(plain, none).conj().T @ dense(circuit, none)) / 2
         assert abs(overlap) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_an_empty_batch_stays_empty() -> None:
+    for layer in (VariationalCircuit(inputs=2, qubits=2), PulseCircuit(JAKARTA, inputs=2)):
+        assert layer(torch.zeros(0, 2)).shape == (0, 2)
 
 
 def test_gradients_of_gates_equal_finite_differences() -> None:
@@ -224,8 +252,16 @@ def test_mixed_hardware_takes_both_kinds_of_layers() -> None:
         (lambda: VariationalCircuit(inputs=0, qubits=2), "`inputs` and `reads`"),
         (lambda: VariationalCircuit(inputs=2, qubits=2, reads=[3]), "`inputs` and `reads`"),
         (lambda: VariationalCircuit(inputs=2, qubits=2, readout="x"), "`readout` must be"),
+        (lambda: VariationalCircuit(inputs=2, qubits=2, layers=-1), "`layers` must be an integer of at least 1"),
+        (lambda: PulseCircuit(JAKARTA, inputs=2, layers=0), "`layers` must be an integer of at least 1"),
+        (lambda: PulseCircuit(JAKARTA, inputs=1)(torch.tensor([[math.nan]])), "`samples` must be finite"),
+        (lambda: VariationalCircuit(2, 40)(torch.zeros(1, 2)), "needs 1.76e+13 bytes"),
         (lambda: VariationalCircuit(inputs=2, qubits=2)(torch.zeros(3)), "must have shape (batch, 2)"),
         (lambda: Circuit(2).add("cx", 0, 0), "must act on 2 of the 2 qubits"),
+        (
+            lambda: Circuit(1).rotate("rx", 0, 2).state(torch.zeros(1, 2).double()),
+            "`parameters` must be float64 of shape (batch, 3 or more)",
+        ),
         (lambda: Circuit(2).add("swap", 0, 1), "write it in these gates"),
         (lambda: Circuit(2).add("rx", 0), "rotations with an angle"),
         (lambda: CircuitProgram(Circuit(3), JAKARTA), "must have 3 transmons"),

@@ -29,6 +29,7 @@ from devices.quantum.experiment import Bench
 from devices.quantum.model import model_of
 from devices.quantum.playing import play
 from devices.quantum.sequences import PulseBuilder
+from devices.quantum.trajectory import Trajectory
 from kernels import Key
 from kernels.random import normal
 from tests import naive_pulses
@@ -219,6 +220,27 @@ def test_virtual_z_turns_the_next_pulse() -> None:
         assert JAKARTA.ideal().populations(schedule)[1].item() == pytest.approx(math.cos(angle / 2) ** 2, abs=2e-3)
 
 
+def test_a_trajectory_passes_through_the_states_of_shorter_schedules() -> None:
+    samples = GaussianSquare(duration_samples=320, sigma_samples=32, width_samples=192, amplitude=0.15).samples()
+    whole, half = (Schedule().play("d0", Sampled.of(samples[:count])).delay("d1", count) for count in (320, 160))
+    path = JAKARTA.follow(whole, points=4)
+    np.testing.assert_allclose(path.seconds, np.arange(5) * 80 * DT, rtol=1e-12)
+    for place, schedule in ((2, half), (4, whole)):
+        np.testing.assert_allclose(path.densities[place], JAKARTA.evolve(schedule).numpy(), atol=1e-9)
+    np.testing.assert_allclose(path.populations.sum(1), 1.0, atol=1e-8)
+    np.testing.assert_allclose(path.populations[0], np.eye(9)[0], atol=1e-12)
+    assert len(path.population_figure().axes[0].lines) == 2, "states that stay empty are left out"
+    assert path.bloch_figure(0).axes[0].get_title() == "q0"
+
+
+def test_bloch_vectors_of_known_states() -> None:
+    plus, turned = np.array([1, 1, 0]) / 2**0.5, np.array([1, 1j, 0]) / 2**0.5
+    product = np.kron(turned, plus)  # transmon 0 is the lowest digit
+    path = Trajectory(np.zeros(1), np.outer(product, product.conj())[None], levels=3, count=2)
+    np.testing.assert_allclose(path.bloch(0), [[1, 0, 0]], atol=1e-12)
+    np.testing.assert_allclose(path.bloch(1), [[0, 1, 0]], atol=1e-12)
+
+
 def test_drift_has_its_standard_deviation_and_repeats_by_trial() -> None:
     backend = alone(2, frequency_drift_hertz=30e3)
     moved = [backend.drifted(3, trial).transmons[0].frequency_hertz - 5.2366e9 for trial in range(400)]
@@ -275,7 +297,7 @@ def test_a_density_matrix_evolves_as_its_vectors_do() -> None:
     torch.testing.assert_close(backend.evolve(schedule, mixed), expected, rtol=0, atol=1e-12)
     unitary = backend.unitary(schedule)
     torch.testing.assert_close(unitary @ first, ends[0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(unitary @ unitary.mH, torch.eye(9, dtype=torch.complex128), rtol=0, atol=1e-7)
+    torch.testing.assert_close(unitary @ unitary.mH, torch.eye(9, dtype=torch.complex128), rtol=0, atol=5e-7)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4])
@@ -289,6 +311,27 @@ def test_any_graph_of_transmons_keeps_its_norm(levels: int) -> None:
     assert end.norm().item() == pytest.approx(1.0, abs=1e-6)
     total = backend.hamiltonian()
     torch.testing.assert_close(total, total.mH)
+
+
+def test_a_part_of_a_chip_is_that_part() -> None:
+    seven = TransmonBackend.preset("jakarta_seven_like")
+    assert seven.count == 7 and len(seven.couplings) == 6
+    assert seven.control_channel(3, 5) == "u6", "numbered as the device's coupling map does"
+    first = seven.part([0, 1])
+    assert first.replace(controls=None) == JAKARTA.replace(gates=None) and first.control_channels == JAKARTA.control_channels
+    crossed = JAKARTA.replace(crosstalk=((0.0, 0.1), (0.2, 0.0)))
+    turned = crossed.part([1, 0])
+    assert turned.control_channel(0, 1) == "u1"
+    own, other = (
+        chip.populations(
+            Schedule()
+            .play(f"d{q}", Constant(duration_samples=64, amplitude=0.2))
+            .play(chip.control_channel(1 - q, q), Constant(duration_samples=64, amplitude=0.5))
+        )
+        for chip, q in ((crossed, 0), (turned, 1))
+    )
+    torch.testing.assert_close(other.reshape(3, 3).T.flatten(), own, rtol=0, atol=1e-9)
+    assert JAKARTA.part([1]).gates.cross_resonance == () and JAKARTA.part([1]).gates.x == JAKARTA.gates.x[1:]
 
 
 def test_hamiltonian_of_two_transmons_element_by_element() -> None:
@@ -320,7 +363,17 @@ def chain(count: int, levels: int = 4) -> TransmonBackend:
         (lambda: JAKARTA.replace(assignment=((0.5,) * 4,) * 4), "add up to 1"),
         (lambda: chain(3).replace(gates=JAKARTA.gates), "`gates` must be those of 3"),
         (lambda: JAKARTA.control_channel(1, 1), "`controls` must have a channel"),
-        (lambda: JAKARTA.evolve(Schedule(), torch.zeros(4)), "`state` must be complex128"),
+        (lambda: JAKARTA.evolve(Schedule(), torch.zeros(4)), "`state` must be a complex128"),
+        (lambda: JAKARTA.evolve(Schedule(), [1, 0]), "but got a list"),
+        (lambda: JAKARTA.evolve(Schedule(), torch.ones(9).to(torch.complex128)), "they add up to 9"),
+        (
+            lambda: JAKARTA.evolve(Schedule(), torch.eye(9).to(torch.complex128).roll(1, 0) + torch.eye(9) / 9),
+            "differs from its adjoint by 1",
+        ),
+        (lambda: JAKARTA.follow(Schedule()).bloch(2), "`transmon` must be 0 to 1"),
+        (lambda: PulseBuilder(JAKARTA).rz(-1, 0.5), "`transmon` must be 0 to 1"),
+        (lambda: JAKARTA.part([0, 0]), "`transmons` must be different ones of 0 to 1"),
+        (lambda: JAKARTA.replace(assignment=np.eye(4).tolist()).part([0]), "`assignment` must be None for a part"),
         (lambda: JAKARTA.run(Schedule()), "must record at least one"),
         (lambda: JAKARTA.run(Schedule().acquire([0], 1600), shots=0), "`shots` must be"),
         (lambda: PulseBuilder(alone()).sx(0), "`sx` must have a pulse"),

@@ -166,6 +166,13 @@ def test_waveforms_equal_those_of_qiskit() -> None:
         np.testing.assert_allclose(ours.samples(), theirs.get_waveform().samples, atol=1e-14)
 
 
+def test_a_wide_gaussian_is_a_parabola() -> None:
+    """Lifted by its value at 33 and scaled to 1 in the middle, a Gaussian that is hardly curved is 1 - (t / 33)^2."""
+    times = np.arange(64) - 31.5
+    found = Gaussian(duration_samples=64, sigma_samples=1e7).samples().real
+    np.testing.assert_allclose(found, 1 - (times / 33) ** 2, atol=1e-10)
+
+
 def test_a_figure_shows_every_channel() -> None:
     schedule = PulseBuilder(BACKEND).cx(0, 1).measure().schedule()
     axes = schedule.figure().axes

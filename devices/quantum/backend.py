@@ -1,5 +1,6 @@
 """Transmons behind their electronics, driven by schedules of pulses: all sources of error in one model."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from kernels.random import Key, normal
 
 if TYPE_CHECKING:
     from devices.quantum.calibration import CalibrationReport
+    from devices.quantum.trajectory import Trajectory
 
 STOCHASTIC_TOLERANCE = 1e-6
 
@@ -165,6 +167,47 @@ class TransmonBackend(PulseBackend):
         )
         return self.replace(transmons=bare, generator=None, crosstalk=None, assignment=None)
 
+    def part(self, transmons: Sequence[int]) -> Self:
+        """Return a chip of some of the transmons, numbered anew in the order given, with all that lies between them.
+
+        Raises
+        ------
+        DesignError
+            Where a transmon is not there or is named twice, or `assignment` is given, which is that of all.
+
+        Examples
+        --------
+        >>> chip = TransmonBackend.preset("jakarta_seven_like").part([3, 5])
+        >>> chip.count, chip.couplings[0].transmons, chip.channels[:4]
+        (2, (0, 1), ('d0', 'd1', 'u0', 'u1'))
+        """
+        place = {q: k for k, q in enumerate(transmons)}
+        if not place or len(place) != len(transmons) or not set(place) <= set(range(self.count)):
+            raise DesignError(f"TransmonBackend: `transmons` must be different ones of 0 to {self.count - 1}, but got {list(transmons)}")
+        if self.assignment is not None:
+            raise DesignError("TransmonBackend: `assignment` must be None for a part of a chip, but is given for all of it; replace it")
+        gates = self.gates
+        if gates is not None:
+            inside = [one for one in gates.cross_resonance if {one.control, one.target} <= set(place)]
+            gates = gates.replace(
+                frequencies_hertz=tuple(gates.frequencies_hertz[q] for q in place),
+                x=tuple(gates.x[q] for q in place if gates.x),
+                sx=tuple(gates.sx[q] for q in place if gates.sx),
+                cross_resonance=tuple(one.replace(control=place[one.control], target=place[one.target]) for one in inside),
+            )
+        controls = [one for one in self.control_channels if {one.driven, one.frame_of} <= set(place)]
+        return self.replace(
+            transmons=tuple(self.transmons[q] for q in place),
+            couplings=tuple(
+                one.replace(transmons=(place[one.transmons[0]], place[one.transmons[1]]))
+                for one in self.couplings
+                if set(one.transmons) <= set(place)
+            ),
+            controls=tuple(one.replace(driven=place[one.driven], frame_of=place[one.frame_of]) for one in controls),
+            crosstalk=None if self.crosstalk is None else tuple(tuple(self.crosstalk[q][p] for p in place) for q in place),
+            gates=gates,
+        )
+
     def closed(self) -> Self:
         """Return the same chip without relaxation and dephasing."""
         return self.replace(transmons=tuple(one.replace(t1_seconds=None, t2_seconds=None) for one in self.transmons))
@@ -242,10 +285,18 @@ class TransmonBackend(PulseBackend):
             state = torch.zeros(self.dimension, dtype=torch.complex128)
             state[0] = 1.0
         size = self.dimension
-        if tuple(state.shape) not in ((size,), (size, size)) or state.dtype != torch.complex128:
+        if not isinstance(state, Tensor) or tuple(state.shape) not in ((size,), (size, size)) or state.dtype != torch.complex128:
+            given = f"{state.dtype} of shape {tuple(state.shape)}" if isinstance(state, Tensor) else f"a {type(state).__name__}"
             raise DesignError(
-                f"TransmonBackend: `state` must be complex128 of shape ({size},) or ({size}, {size}), but got {state.dtype} of shape "
-                f"{tuple(state.shape)}; give amplitudes or a density matrix"
+                f"TransmonBackend: `state` must be a complex128 tensor of shape ({size},) or ({size}, {size}), but got {given}; give "
+                "amplitudes or a density matrix"
+            )
+        total = float((state.abs() ** 2).sum() if state.dim() == 1 else state.diagonal().sum().real)
+        skew = 0.0 if state.dim() == 1 else float((state - state.mH).abs().max())
+        if not abs(total - 1.0) <= STOCHASTIC_TOLERANCE or not skew <= STOCHASTIC_TOLERANCE:
+            raise DesignError(
+                f"TransmonBackend: `state` must have probabilities that add up to 1 and be Hermitian if it is a matrix, but they add up to "
+                f"{total:.6g} and it differs from its adjoint by {skew:.2g}; normalize it"
             )
         model = self.model
         played = play(model, schedule)
@@ -261,6 +312,12 @@ class TransmonBackend(PulseBackend):
         require_memory(self, 8 * self.dimension**2, "open evolution")
         density = torch.outer(state, state.conj()) if state.dim() == 1 else state
         return model.open_evolution(samples, played.channels, played.carriers, density[None])[0]
+
+    def follow(self, schedule: Schedule, points: int = 100) -> "Trajectory":
+        """Return what the chip goes through while a schedule plays: populations and Bloch vectors over time, with figures. See `follow`."""
+        from devices.quantum.trajectory import follow  # here, because that module draws figures
+
+        return follow(self, schedule, points)
 
     def populations(self, schedule: Schedule, state: Tensor | None = None) -> Tensor:
         """Return the population of each dressed state after a schedule: ``(dimension,)`` float64."""
@@ -297,12 +354,12 @@ class TransmonBackend(PulseBackend):
         """
         if not schedule.acquisitions:
             raise DesignError("TransmonBackend: `schedule` must record at least one transmon, but records none; end it with acquire(...)")
-        if not isinstance(shots, int) or isinstance(shots, bool) or shots < 1:
+        if not isinstance(shots, int | np.integer) or isinstance(shots, bool) or shots < 1:
             raise DesignError(f"TransmonBackend: `shots` must be an integer of at least 1, but got {shots!r}; ask for more")
         slots = len(schedule.acquisitions)
         chip = self.drifted(seed, trial) if any(one.frequency_drift_hertz for one in self.transmons) else self
         found = chip.probabilities(schedule).numpy()
-        return Counts.of(draw_counts(found, shots, Key.of(seed=seed, trial=trial, purpose="shots")), slots)
+        return Counts.of(draw_counts(found, int(shots), Key.of(seed=seed, trial=trial, purpose="shots")), slots)
 
     def calibrate(self, **options: object) -> "CalibrationReport":
         """Calibrate every gate on this chip; ``report.backend`` is the same chip with the gates found. See `calibrate`."""

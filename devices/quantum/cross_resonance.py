@@ -153,7 +153,7 @@ def echo_unitary(bench: Bench, gates: GateSet, one: CrossResonance) -> torch.Ten
     return bench.backend.unitary(PulseBuilder(bench.backend, gates).echo(one).schedule())
 
 
-def cross_resonance(
+def calibrate_cross_resonance(
     bench: Bench, gates: GateSet, control: int, target: int, drive: GaussianSquare
 ) -> tuple[CrossResonance, list[Experiment]]:
     """Calibrate the echoed pulse: its angle over the amplitude, its rotary, and a last refinement of all by process tomography.

@@ -15,7 +15,7 @@ REACH: Final = 3.0
 """Samples on both sides of the expected factor."""
 
 
-def drag(bench: Bench, transmon: int, pulse: Drag) -> Experiment:
+def drag_scan(bench: Bench, transmon: int, pulse: Drag) -> Experiment:
     """Scan the factor of the derivative; ``parameters["beta_samples"]`` is where a half turn and its opposite cancel.
 
     Parameters
@@ -30,8 +30,12 @@ def drag(bench: Bench, transmon: int, pulse: Drag) -> Experiment:
     Examples
     --------
     >>> from devices import TransmonBackend
-    >>> pulse = Drag(duration_samples=160, sigma_samples=40, beta_samples=0.0, amplitude=0.168)
-    >>> -2 < drag(Bench(TransmonBackend.preset("jakarta_like")), 0, pulse).parameters["beta_samples"] < 0
+    The phase error goes at 1.5 / (2 alpha dt) for this shape (see `drag_envelope`), with alpha the anharmonicity in rad/s:
+
+    >>> backend = TransmonBackend.preset("jakarta_like")
+    >>> pulse = Drag(duration_samples=160, sigma_samples=40, beta_samples=0.0, amplitude=0.1684)
+    >>> bending = 2 * math.pi * backend.transmons[0].anharmonicity_hertz * backend.sample_seconds
+    >>> abs(drag_scan(Bench(backend), 0, pulse).parameters["beta_samples"] / (1.5 / (2 * bending)) - 1) < 0.05
     True
     """
     backend = bench.backend

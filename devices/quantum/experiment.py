@@ -43,6 +43,12 @@ class Experiment:
         What the fit found, by name with unit.
     errors
         One standard deviation of a parameter, as far as the fit tells.
+
+    Examples
+    --------
+    >>> x = np.arange(3.0)
+    >>> print(Experiment("Rabi", (0,), "amplitude", "P(1)", x, {"P(1)": x}, (x, {"P(1)": x}), {"period": 0.4}, {"period": 0.002}))
+    Rabi of q0: period 0.4 ± 0.002
     """
 
     name: str
@@ -82,6 +88,13 @@ class Bench:
         mitigation come to.
     seed
         Of the shots.
+
+    Examples
+    --------
+    >>> from devices import Constant, TransmonBackend
+    >>> bench = Bench(TransmonBackend.preset("jakarta_like").ideal(), shots=100, seed=1)
+    >>> bench.ones([Schedule().play("d0", Constant(duration_samples=64, amplitude=1e-9))], 0, "nothing")
+    array([0.])
     """
 
     backend: "TransmonBackend"

@@ -22,6 +22,8 @@ GATES: dict[str, Tensor] = {
         - 1j * torch.kron(torch.tensor([[0, 1], [1, 0]], dtype=torch.complex128), torch.diag(torch.tensor([1, -1], dtype=torch.complex128)))
     )
     / 2**0.5,
+    # As qiskit has it: X on the control after exp(-i pi / 4 Z X).
+    "ecr": torch.tensor([[0, 1, 0, 1j], [1, 0, -1j, 0], [0, 1j, 0, 1], [-1j, 0, 1, 0]], dtype=torch.complex128) / 2**0.5,
     "cx": torch.tensor([[1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0]], dtype=torch.complex128),
 }
 """What the native gates should be; of two transmons the first is the control."""

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
+import scipy  # its parts are loaded at their first use
 import torch
-from scipy.optimize import linear_sum_assignment, minimize_scalar
 from torch import Tensor
 
 from devices.design import DesignError
@@ -62,7 +61,7 @@ class TransmonModel:
     """A backend made ready to evolve states.
 
     State i has transmon q in level ``(i // levels^q) % levels``. The frame rotates at one frequency for all transmons, in which couplings
-    stand still and drives turn: that of a drive, or the one in which the energies spread least.
+    stand still and drives turn: the middle of the drives, or the one in which the energies spread least.
 
     Parameters
     ----------
@@ -91,20 +90,24 @@ class TransmonModel:
         self._waits: dict[int, npt.NDArray[np.complex128]] = {}
 
     def _choose_frame(self, frequencies: npt.NDArray[np.float64], bending: npt.NDArray[np.float64]) -> float:
-        """Return the frequency of the frame, rad/s: that of a drive, which then stands still, or else where the energies spread least."""
+        """Return the frequency of the frame, rad/s: between the drives, or else where the energies spread least.
+
+        Where the drives turn slowly the steps of a sample err least: 5e-7 in the state after 160 samples of two transmons 222 MHz apart,
+        against 4e-6 in the frame of one of them.
+        """
         total, excitations = frequencies @ self.occupations + bending, self.occupations.sum(0)
 
         def spread(frame: float) -> float:
             return float(np.ptp(total - frame * excitations))
 
         drives = [TWO_PI * hertz for hertz in self.backend.frame_hertz]
-        best = min(drives, key=spread)
+        middle = (min(drives) + max(drives)) / 2
         # Half the spread times half a sample is the norm of an exponent: below this one, no exponential is taken in parts.
-        if spread(best) / 2 * self.backend.sample_seconds / 2 <= 0.75 * LARGEST_EXPONENT:
-            return best
+        if spread(middle) / 2 * self.backend.sample_seconds / 2 <= 0.75 * LARGEST_EXPONENT:
+            return middle
         margin = max(float(np.abs(bending).max()), 1.0)
         bounds = (float(frequencies.min()) - margin, float(frequencies.max()) + margin)
-        return float(minimize_scalar(spread, bounds=bounds, method="bounded", options={"xatol": 1e3}).x)
+        return float(scipy.optimize.minimize_scalar(spread, bounds=bounds, method="bounded", options={"xatol": 1e3}).x)
 
     def _system(self) -> DrivenSystem:
         size = self.dimension
@@ -156,7 +159,7 @@ class TransmonModel:
         for total in range(int(excitations.max()) + 1):
             block = np.nonzero(excitations == total)[0]
             found, vectors = np.linalg.eigh(dense[np.ix_(block, block)])
-            labels, chosen = linear_sum_assignment(-np.abs(vectors))
+            labels, chosen = scipy.optimize.linear_sum_assignment(-np.abs(vectors))
             vectors = vectors[:, chosen]
             vectors = vectors * np.exp(-1j * np.angle(vectors[labels, labels]))
             energies[block] = found[chosen]
@@ -199,7 +202,7 @@ class TransmonModel:
     def evolve(self, samples: Tensor, channels: tuple[str, ...], carriers: npt.NDArray[np.complex128], states: Tensor) -> Tensor:
         """Evolve rows of bare amplitudes under samples ``(1 or batch, samples, channels)``; stretches without a pulse go by at once."""
         mixing = self.mixing(channels)
-        busy = np.zeros(samples.shape[1], bool) if not channels else (samples.detach() != 0).any(2).any(0).cpu().numpy()
+        busy = _busy(samples)
         for first, last, driven in _stretches(busy):
             if driven:
                 states = evolve(self.system, samples[:, first:last], carriers[first:last], mixing, states)
@@ -227,7 +230,7 @@ class TransmonModel:
     def open_bare(self, samples: Tensor, channels: tuple[str, ...], carriers: npt.NDArray[np.complex128], densities: Tensor) -> Tensor:
         """Evolve density matrices of bare states."""
         mixing = self.mixing(channels)
-        busy = np.zeros(samples.shape[1], bool) if not channels else (samples.detach() != 0).any(2).any(0).cpu().numpy()
+        busy = _busy(samples)
         for first, last, driven in _stretches(busy):
             if driven:
                 stride = SAMPLES_PER_CHANNEL
@@ -294,6 +297,13 @@ def model_of(backend: "TransmonBackend") -> TransmonModel:
 
 SHORTEST_WAIT = 32
 """Samples without a pulse from which on it pays to take them at once."""
+
+
+def _busy(samples: Tensor) -> npt.NDArray[np.bool_]:
+    """Return at which samples any pulse plays on any channel."""
+    played = samples.detach().cpu().numpy()
+    found: npt.NDArray[np.bool_] = (played[0] if len(played) == 1 else np.abs(played).max(0)).any(1)
+    return found
 
 
 def _stretches(busy: npt.NDArray[np.bool_]) -> list[tuple[int, int, bool]]:

@@ -11,7 +11,9 @@ from devices.quantum.sequences import PulseBuilder
 POINTS: Final = 48
 
 
-def ramsey(bench: Bench, transmon: int, builder: PulseBuilder, longest_seconds: float = 2e-6, turning_hertz: float = 2e6) -> Experiment:
+def ramsey_fringes(
+    bench: Bench, transmon: int, builder: PulseBuilder, longest_seconds: float = 2e-6, turning_hertz: float = 2e6
+) -> Experiment:
     """Wait between two quarter turns, the second one turned with time so that P(1) oscillates.
 
     ``parameters["detuning_hertz"]`` is what the transmon's frequency is above that of its drive, ``parameters["t2_seconds"]`` the decay
@@ -34,7 +36,7 @@ def ramsey(bench: Bench, transmon: int, builder: PulseBuilder, longest_seconds: 
     --------
     >>> from devices import TransmonBackend
     >>> backend = TransmonBackend.preset("jakarta_like").calibrated
-    >>> abs(ramsey(Bench(backend), 0, PulseBuilder(backend)).parameters["detuning_hertz"]) < 200
+    >>> abs(ramsey_fringes(Bench(backend), 0, PulseBuilder(backend)).parameters["detuning_hertz"]) < 200
     True
     """
     backend = builder.backend

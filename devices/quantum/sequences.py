@@ -49,12 +49,14 @@ class PulseBuilder:
 
     def play(self, transmon: int, waveform: Waveform) -> "PulseBuilder":
         """Play a pulse on a transmon's own channel."""
+        self._require(transmon)
         self._play(f"d{transmon}", self.clock[transmon], waveform)
         self.clock[transmon] += waveform.duration_samples
         return self
 
     def rz(self, transmon: int, angle_rad: float) -> "PulseBuilder":
         """Rotate about z by turning frames: a drive ``Omega / 2 (s a + s* a^dagger)`` turns about the axis at minus the phase of s."""
+        self._require(transmon)
         at = self.clock[transmon]
         for channel in self._framed[transmon]:
             self.instructions.append(ShiftPhase(channel=channel, start=at, phase_rad=math.remainder(angle_rad, 2 * math.pi)))
@@ -70,6 +72,7 @@ class PulseBuilder:
 
     def wait(self, transmon: int, samples: int) -> "PulseBuilder":
         """Leave a transmon alone for so many samples."""
+        self._require(transmon)
         self.instructions.append(Delay(channel=f"d{transmon}", start=self.clock[transmon], duration_samples=samples))
         self.clock[transmon] += samples
         return self
@@ -91,16 +94,39 @@ class PulseBuilder:
 
     def echo(self, one: CrossResonance) -> "PulseBuilder":
         """Play an echoed cross-resonance pulse without its virtual Z."""
+        self._half_echo(one, 1)
+        self._half_echo(one, -1)
+        return self
+
+    def ecr(self, control: int, target: int) -> "PulseBuilder":
+        """Play ``X exp(-i pi / 4 Z X)``, X on the control: the echoed pulse that leaves its closing half turn out.
+
+        In the direction that is not calibrated it is made of the other one and quarter turns.
+        """
+        if not self.has_cross_resonance(control, target) and self.has_cross_resonance(target, control):
+            for q in (control, target):
+                self._hadamard(q)
+            self.zx(target, control)
+            for q in (control, target):
+                self._hadamard(q)
+            return self.x(control)
+        one = self.cross_resonance(control, target)
+        self.barrier(control, target)
+        self._half_echo(one, 1)
+        self._half_echo(one, -1, closing=False)
+        # The virtual Z of the whole echo comes after a half turn of the control that is not played here: it changes its sign.
+        return self.rz(control, -one.control_phase_rad).rz(target, one.target_phase_rad)
+
+    def _half_echo(self, one: CrossResonance, sign: int, closing: bool = True) -> None:
         channel = self.backend.control_channel(one.control, one.target)
-        for sign in (1, -1):
-            at = self.clock[one.control]
-            self._play(channel, at, _scaled(one.drive, sign))
-            if one.rotary is not None:
-                self._play(f"d{one.target}", at, _scaled(one.rotary, sign))
-            self.clock[one.control] = self.clock[one.target] = at + one.drive.duration_samples
+        at = self.clock[one.control]
+        self._play(channel, at, _scaled(one.drive, sign))
+        if one.rotary is not None:
+            self._play(f"d{one.target}", at, _scaled(one.rotary, sign))
+        self.clock[one.control] = self.clock[one.target] = at + one.drive.duration_samples
+        if closing:
             self.x(one.control)
             self.clock[one.target] = self.clock[one.control]
-        return self
 
     def cx(self, control: int, target: int) -> "PulseBuilder":
         """Play a controlled not in either direction, whichever is calibrated."""
@@ -144,6 +170,10 @@ class PulseBuilder:
     def _closing(self, end: int) -> list[Instruction]:
         last = max((one.stop for one in self.instructions if one.channel == "d0"), default=0)
         return [Delay(channel="d0", start=last, duration_samples=end - last)] if last < end else []
+
+    def _require(self, transmon: int) -> None:
+        if not 0 <= transmon < self.backend.count:
+            raise DesignError(f"PulseBuilder: `transmon` must be 0 to {self.backend.count - 1}, but got {transmon}; name one of the chip")
 
     def _hadamard(self, transmon: int) -> None:
         self.rz(transmon, math.pi / 2).sx(transmon).rz(transmon, math.pi / 2)

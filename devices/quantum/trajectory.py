@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
+from devices.design import DesignError
 from devices.quantum.figures import COLORS, STYLE, new_figure
 from devices.quantum.playing import play
 from devices.quantum.schedule import Schedule
@@ -44,6 +45,8 @@ class Trajectory:
 
     def bloch(self, transmon: int) -> npt.NDArray[np.float64]:
         """Return the Bloch vector of the lowest two levels of a transmon, ``(points, 3)``."""
+        if not 0 <= transmon < self.count:
+            raise DesignError(f"Trajectory: `transmon` must be 0 to {self.count - 1}, but got {transmon}; name one of the chip")
         shape = (len(self.densities), self.levels ** (self.count - 1 - transmon), self.levels, self.levels**transmon)
         cube = self.densities.reshape(*shape, *shape[1:])
         block = np.einsum("pxiyxjy->pij", cube)

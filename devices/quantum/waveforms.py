@@ -109,10 +109,10 @@ def _last(number: Number) -> Any:
 
 
 def _lifted(times: Tensor, sigma: Any, zero: Any) -> Tensor:
-    values = torch.exp(-0.5 * (times / sigma) ** 2)
+    # exp(x) - 1 throughout: for a wide Gaussian what is lifted is a small difference of numbers near 1.
     exponent = -0.5 * (zero / sigma) ** 2
-    floor = torch.exp(exponent) if isinstance(exponent, Tensor) else math.exp(exponent)
-    lifted: Tensor = (values - floor) / (1 - floor)
+    floor = torch.expm1(exponent) if isinstance(exponent, Tensor) else math.expm1(exponent)
+    lifted: Tensor = (torch.expm1(-0.5 * (times / sigma) ** 2) - floor) / -floor
     return lifted
 
 

@@ -8,18 +8,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from simulator.quantum.states import MATRICES, circuit_state
+
 ROTATIONS: Final = ("rx", "ry", "rz")
-FIXED: Final = {
-    "x": ((0, 1), (1, 0)),
-    "y": ((0, -1j), (1j, 0)),
-    "z": ((1, 0), (0, -1)),
-    "h": ((2**-0.5, 2**-0.5), (2**-0.5, -(2**-0.5))),
-    "s": ((1, 0), (0, 1j)),
-    "sdg": ((1, 0), (0, -1j)),
-    "sx": ((0.5 + 0.5j, 0.5 - 0.5j), (0.5 - 0.5j, 0.5 + 0.5j)),
-}
+FIXED: Final = tuple(name for name in MATRICES if name not in ROTATIONS)
 """Gates of one qubit without an angle."""
-PAIRS: Final = ("cx", "cz")
+PAIRS: Final = ("cx", "cz", "ecr")
 
 
 @dataclass(frozen=True)
@@ -37,15 +31,6 @@ class Angle:
     offset: float = 0.0
     terms: tuple[tuple[int, float], ...] = ()
 
-    def of(self, parameters: Tensor) -> Tensor:
-        """Return the angle for parameters ``(batch, parameters)``: ``(batch,)``, or ``(1,)`` where no parameter matters."""
-        if not self.terms:
-            return torch.full((1,), self.offset, dtype=parameters.dtype, device=parameters.device)
-        total = torch.full((), self.offset, dtype=parameters.dtype, device=parameters.device)
-        for index, factor in self.terms:
-            total = total + factor * parameters[:, index]
-        return total
-
     def plus(self, offset: float) -> "Angle":
         """Return the angle and a constant."""
         return Angle(self.offset + offset, self.terms)
@@ -58,9 +43,9 @@ class Gate:
     Attributes
     ----------
     name
-        ``rx``, ``ry``, ``rz``, a gate without an angle, or ``cx``, ``cz``.
+        ``rx``, ``ry``, ``rz``, a gate without an angle, or ``cx``, ``cz``, ``ecr`` (X on the control after ``exp(-i pi / 4 Z X)``).
     qubits
-        Where; of ``cx`` the control first.
+        Where; of ``cx`` and ``ecr`` the control first.
     angle
         Of a rotation; None otherwise.
     """
@@ -130,70 +115,7 @@ class Circuit:
         Tensor
             ``(batch, 2^qubits)`` complex128, qubit 0 the lowest bit.
         """
-        state = torch.zeros(len(parameters), 2**self.qubits, dtype=torch.complex128, device=parameters.device)
-        state[:, 0] = 1.0
-        pending: dict[int, Tensor] = {}
-        order: Tensor | None = None
-        index = torch.arange(2**self.qubits, device=parameters.device)
-        for gate in self.gates:
-            if gate.name == "cx":
-                for q in gate.qubits:
-                    if q in pending:
-                        state, order = _shuffle(state, order), None
-                        state = _apply(state, pending.pop(q), q)
-                control, target = gate.qubits
-                step = torch.where(index >> control & 1 == 1, index ^ (1 << target), index)
-                order = step if order is None else order[step]
-            elif gate.name == "cz":
-                state, order = _shuffle(state, order), None
-                for q in gate.qubits:
-                    if q in pending:
-                        state = _apply(state, pending.pop(q), q)
-                both = (index >> gate.qubits[0] & index >> gate.qubits[1] & 1) == 1
-                state = torch.where(both, -state, state)
-            else:
-                q = gate.qubits[0]
-                matrix = gate_matrix(gate, parameters)
-                pending[q] = matrix @ pending[q] if q in pending else matrix
-        state = _shuffle(state, order)
-        for q, matrix in pending.items():
-            state = _apply(state, matrix, q)
-        return state
-
-
-def gate_matrix(gate: Gate, parameters: Tensor) -> Tensor:
-    """Return the matrix of a gate of one qubit: ``(batch or 1, 2, 2)`` complex128.
-
-    Examples
-    --------
-    >>> gate_matrix(Gate("x", (0,)), torch.zeros(1, 0)).real.tolist()
-    [[[0.0, 1.0], [1.0, 0.0]]]
-    """
-    if gate.angle is None:
-        return torch.tensor(FIXED[gate.name], dtype=torch.complex128, device=parameters.device)[None]
-    half = gate.angle.of(parameters) / 2
-    cosine, sine = torch.cos(half), torch.sin(half)
-    zero = torch.zeros_like(half)
-    if gate.name == "rx":
-        parts = [[(cosine, zero), (zero, -sine)], [(zero, -sine), (cosine, zero)]]
-    elif gate.name == "ry":
-        parts = [[(cosine, zero), (-sine, zero)], [(sine, zero), (cosine, zero)]]
-    else:
-        parts = [[(cosine, -sine), (zero, zero)], [(zero, zero), (cosine, sine)]]
-    return torch.stack([torch.stack([torch.complex(*part) for part in row], -1) for row in parts], -2)
-
-
-def _shuffle(state: Tensor, order: Tensor | None) -> Tensor:
-    return state if order is None else state[:, order]
-
-
-def _apply(state: Tensor, matrix: Tensor, qubit: int) -> Tensor:
-    batch, size = state.shape
-    parts = state.reshape(batch, size >> (qubit + 1), 2, 1 << qubit)
-    m = matrix[:, :, :, None, None]
-    zero, one = parts[:, :, 0], parts[:, :, 1]
-    rows = [m[:, i, 0] * zero + m[:, i, 1] * one for i in (0, 1)]
-    return torch.stack(rows, 2).reshape(batch, size)
+        return circuit_state(self, parameters)
 
 
 def z_expectations(probabilities: Tensor, qubits: Sequence[int], count: int) -> Tensor:

@@ -122,6 +122,7 @@ class VariationalCircuit(QuantumModule):
         readout: Readout = "z",
         seed: int = 0,
     ) -> None:
+        _require_layers(layers)
         built = layered_circuit(inputs, qubits, layers) if circuit is None else circuit
         count = max(0, built.parameters - inputs)
         start = math.pi * (2 * uniform(Key.of(seed=seed, purpose="variational circuit"), count) - 1)
@@ -183,6 +184,7 @@ class PulseCircuit(QuantumModule):
         readout: Readout = "z",
         seed: int = 0,
     ) -> None:
+        _require_layers(layers)
         self_backend = backend.calibrated
         pulses = TrainedPulses(self_backend.ideal(), inputs, layers)
         start = uniform(Key.of(seed=seed, purpose="pulse circuit"), pulses.weights) * 2 - 1
@@ -201,6 +203,11 @@ class PulseCircuit(QuantumModule):
     def extra_repr(self) -> str:
         """Return the line that ``print(model)`` shows."""
         return f"{self.inputs} inputs, {self.qubits} transmons, {self.layers} layers, {self.weight.numel()} numbers of pulses"
+
+
+def _require_layers(layers: int) -> None:
+    if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
+        raise ValueError(f"Argument `layers` must be an integer of at least 1, but got {layers!r}; a layer without trained numbers is none")
 
 
 def layered_circuit(inputs: int, qubits: int, layers: int) -> Circuit:

@@ -57,6 +57,8 @@ class PulseProgram(ABC):
             ``(batch, states)`` float64; gradients flow to the parameters.
         """
         chip = self.backend if backend is None else backend
+        if not len(parameters):
+            return parameters.new_zeros(0, chip.dimension)
         model, channels = chip.model, self.channels
         carriers = model.steady_carriers(channels, self.duration)
         played = self.stages(parameters)
@@ -185,8 +187,8 @@ def _play_gates(circuit: Circuit, builder: PulseBuilder) -> dict[int, tuple[tupl
             builder.rz(q, math.pi).x(q)
         elif gate.name == "h":
             builder.rz(q, math.pi / 2).sx(q).rz(q, math.pi / 2)
-        elif gate.name == "cx":
-            builder.cx(*gate.qubits)
+        elif gate.name in ("cx", "ecr"):
+            getattr(builder, gate.name)(*gate.qubits)
         else:
             target = gate.qubits[1]
             builder.rz(target, math.pi / 2).sx(target).rz(target, math.pi / 2)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from qiskit import QuantumCircuit
     from qiskit import pulse as qiskit_pulse
 
-BASIS = ("rz", "sx", "x", "cx")
+BASIS = ("rz", "sx", "x", "cx", "ecr")
 """Gates that circuits are translated to."""
 
 
@@ -119,7 +119,7 @@ def lower_circuit(circuit: QuantumCircuit, backend: TransmonBackend) -> Schedule
     Parameters
     ----------
     circuit
-        With measurements at its end, if any; translated to rz, sx, x and cx and routed to the chip's couplings first.
+        With measurements at its end, if any; translated to rz, sx, x, cx and ecr, and routed to the chip's couplings first.
     backend
         The chip; calibrated first where it has no gates.
 
@@ -165,7 +165,7 @@ def lower_circuit(circuit: QuantumCircuit, backend: TransmonBackend) -> Schedule
             builder.wait(qubits[0], -(-round(_delay_samples(one.operation, chip)) // step) * step)
         elif name == "rz":
             builder.rz(qubits[0], float(one.operation.params[0]))
-        elif name in ("sx", "x", "cx"):
+        elif name in ("sx", "x", "cx", "ecr"):
             getattr(builder, name)(*qubits)
         elif name != "id":
             raise ValueError(f"Argument `circuit` must consist of gates and measurements, but has {name}; remove it")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from qiskit.circuit import Delay, Measure, Parameter
-from qiskit.circuit.library import CXGate, RZGate, SXGate, XGate
+from qiskit.circuit.library import CXGate, ECRGate, RZGate, SXGate, XGate
 from qiskit.providers import BackendV2, JobStatus, JobV1, Options
 from qiskit.result import Result
 from qiskit.transpiler import InstructionProperties, Target
@@ -90,15 +90,16 @@ def _target(chip: TransmonBackend) -> Target:
         rows = {(q,): table[name, (q,)] for q in qubits}
         properties = {key: InstructionProperties(row.duration_seconds, 1 - row.fidelity_with_relaxation) for key, row in rows.items()}
         target.add_instruction(gate, properties)
-    pairs = {}
-    for one in chip.couplings:
-        for control, other in (one.transmons, one.transmons[::-1]):
-            known = table.get(("cx", (control, other))) or table.get(("cx", (other, control)))
-            if known is not None:
-                seconds = PulseBuilder(chip).cx(control, other).schedule().duration * chip.sample_seconds
-                pairs[control, other] = InstructionProperties(seconds, 1 - known.fidelity_with_relaxation)
-    if pairs:
-        target.add_instruction(CXGate(), pairs)
+    for gate, name in ((CXGate(), "cx"), (ECRGate(), "ecr")):
+        pairs = {}
+        for one in chip.couplings:
+            for control, other in (one.transmons, one.transmons[::-1]):
+                known = table.get((name, (control, other))) or table.get((name, (other, control)))
+                if known is not None:
+                    seconds = getattr(PulseBuilder(chip), name)(control, other).schedule().duration * chip.sample_seconds
+                    pairs[control, other] = InstructionProperties(seconds, 1 - known.fidelity_with_relaxation)
+        if pairs:
+            target.add_instruction(gate, pairs)
     target.add_instruction(Measure(), {(q,): InstructionProperties(chip.readout_seconds) for q in qubits})
     target.add_instruction(Delay(Parameter("t")), {(q,): None for q in qubits})
     return target
