@@ -171,26 +171,15 @@ def fill_normal_chunk(word0: int, word1: int, read_low: int, read_high: int, chu
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def normal_at(
-    word0: int,
-    word1: int,
-    read_low: int,
-    read_high: int,
-    chunk_index: int,
-    lane: int,
-    words: npt.NDArray[np.uint32],
-    pair: npt.NDArray[np.float32],
-) -> float:
-    """Return one of the normals that `fill_normal_chunk` writes, the same bits: for the few that are needed alone.
-
-    The other parameters are as there; `words` and `pair` are scratch of two entries.
+def word_at(word0: int, word1: int, read_low: int, read_high: int, chunk_index: int, lane: int) -> int:
+    """Return one of the words that `fill_word_chunk` writes, for the few that are needed alone; the other parameters are as there.
 
     Examples
     --------
     >>> import numpy as np
-    >>> out = np.empty(1024, np.float32)
-    >>> fill_normal_chunk(1, 2, 0, 0, 3, out)
-    >>> bool(normal_at(1, 2, 0, 0, 3, 700, np.empty(2, np.uint32), np.empty(2, np.float32)) == out[700])
+    >>> out = np.empty(1024, np.uint32)
+    >>> fill_word_chunk(1, 2, 0, 0, 3, out)
+    >>> all(word_at(1, 2, 0, 0, 3, lane) == out[lane] for lane in (0, 300, 700, 1023))
     True
     """
     block = np.uint64(chunk_index) * np.uint64(PLANE) + np.uint64(lane % PLANE)
@@ -209,11 +198,9 @@ def normal_at(
         c3 = product_0 & _MASK
         k0 = (k0 + _INCREMENT_0) & _MASK
         k1 = (k1 + _INCREMENT_1) & _MASK
-    upper = lane >= 2 * PLANE
-    words[0] = c2 if upper else c0
-    words[1] = c3 if upper else c1
-    _box_muller(words[:1], words[1:], pair[:1], pair[1:])
-    return float(pair[lane // PLANE % 2])
+    lower = c1 if lane >= PLANE else c0
+    upper = c3 if lane >= 3 * PLANE else c2
+    return int(upper if lane >= 2 * PLANE else lower)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -1,6 +1,10 @@
-"""How many threads the kernels use: set here and nowhere else."""
+"""How many threads the kernels and torch use: set here and nowhere else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numba
+import torch
 
 _LIMIT = 1
 
@@ -43,3 +47,23 @@ def get_threads() -> int:
     True
     """
     return min(_LIMIT, int(numba.get_num_threads()))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one intra-op thread inside the block, and on as many as before after it.
+
+    Several of torch's own operations differ in their last bits between one thread and two.
+
+    Examples
+    --------
+    >>> with one_thread():
+    ...     torch.get_num_threads()
+    1
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -5,7 +5,6 @@ The network is solved once; afterwards every read is a matrix product. Nonlinear
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from kernels.multiport import Network, eliminate, own_row_voltages, voltages
 from kernels.random import Backend, use_numba
+from kernels.threads import one_thread
 
 Array = TypeVar("Array", npt.NDArray[Any], Tensor)
 """A numpy array or a tensor, float32 or float64; what a function returns is of the same kind, dtype and device. All work is in float64."""
@@ -81,7 +81,7 @@ def effective_matrix(
     cells = _checked_cells(conductance)
     compiled = use_numba(cells.device, backend)
     result = torch.empty_like(cells)
-    with _one_thread(cells):
+    with one_thread():
         for part in _parts(cells):
             result[part] = _eliminated(cells[part], wires, compiled, keep=False).matrix.flip(-2)
     return _like(result.reshape(tuple(conductance.shape)), conductance)
@@ -143,7 +143,7 @@ def output_variance(
     batch = drivers.shape[1]
     result = cells.new_empty(tiles, batch, columns)
     step = max(1, _VOLTAGES_AT_ONCE // (rows * columns))
-    with _one_thread(cells):
+    with one_thread():
         for tile in range(tiles):
             one = cells[tile : tile + 1]
             weights = (spread[tile : tile + 1] * _adjoint_voltages(one, wires, compiled)).square_().flip(-2)
@@ -220,7 +220,7 @@ def mean_field(
     spread = _checked_sigma(sigma, conductance, cells)
     rows = cells.shape[1]
     square, cross, constant = torch.empty_like(cells), torch.empty_like(cells), cells.new_empty(cells.shape[0], cells.shape[2])
-    with _one_thread(cells):
+    with one_thread():
         for part in _parts(cells):
             network = _eliminated(cells[part], wires, compiled, keep=True)
             together = voltages(network, cells.new_ones(len(cells[part]), rows, 1), compiled=compiled).squeeze(-1).flip(-2)
@@ -280,18 +280,6 @@ def _parts(cells: Tensor) -> Iterator[slice]:
     tiles, rows, columns = cells.shape
     step = max(1, _CELLS_AT_ONCE // (rows * columns))
     return (slice(start, start + step) for start in range(0, tiles, step))
-
-
-@contextmanager
-def _one_thread(cells: Tensor) -> Iterator[None]:
-    # Torch's matrix products differ in their last bits between one thread and two.
-    threads = torch.get_num_threads()
-    if cells.device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _checked(name: str, array: npt.NDArray[Any] | Tensor) -> Tensor:

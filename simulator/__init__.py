@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from simulator.patching import PatchedModel, patch_by_patch
     from simulator.placement import Auto
     from simulator.point_clouds import centered_points, points_from_events, points_from_images
-    from simulator.point_networks import PointNetwork, PointStage, fit_readout, point_chip
+    from simulator.point_layers import PointStage
+    from simulator.point_networks import PointNetwork, fit_readout, point_chip
     from simulator.pruning import EdgePruning, edge_pruning
     from simulator.pulse_training import PulseTraining, train_with_pulses
     from simulator.search import Choice, Fidelity, HardwareObjective, Real, Space, Sweep, Whole
@@ -141,7 +142,7 @@ _MODULES = {
     "PatchedModel": "patching",
     "PeakMemory": "memory",
     "PointNetwork": "point_networks",
-    "PointStage": "point_networks",
+    "PointStage": "point_layers",
     "Probe": "diagnosis",
     "Real": "search",
     "Retention": "diagnosis",

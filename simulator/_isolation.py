@@ -6,26 +6,9 @@ from contextlib import contextmanager
 import torch
 
 from kernels.random import Key, bits
+from kernels.threads import one_thread
 
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one intra-op thread inside the block, and on as many as before after it.
-
-    Several of torch's own operations differ in their last bits between one thread and two.
-
-    Examples
-    --------
-    >>> with one_thread():
-    ...     torch.get_num_threads()
-    1
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+__all__ = ["one_thread", "private_generator"]
 
 
 @contextmanager

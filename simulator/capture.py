@@ -12,9 +12,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from devices.digital import Product
+from simulator._dispatch import DispatchMode
 from simulator._isolation import one_thread
 from simulator.batches import Batch
 from simulator.dataflow import OUTPUT, Edge, Flow, Node, storage_key
@@ -395,7 +395,7 @@ class FunctionNames(TorchFunctionMode):
                 self.running.pop()
 
 
-class _Operators(TorchDispatchMode):
+class _Operators(DispatchMode):
     """Counts what torch really computes."""
 
     def __init__(self, recorder: _Recorder) -> None:

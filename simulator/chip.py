@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from devices.base import Cost, Hardware
+from devices.base import Cost, DigitalArray, Hardware
 from simulator._isolation import one_thread
 from simulator.batches import Batch, RepeatableBatches
 from simulator.calibration import range_frame
@@ -21,7 +21,9 @@ from simulator.coverage import CoverageRow, names_in_model
 from simulator.dataflow import Edge, Node
 from simulator.digital_arithmetic import DigitalArithmetic, rounds, vector_precision
 from simulator.digital_costs import digital_costs
+from simulator.folding import FoldedNorm
 from simulator.hardware import HardwareLayer, Mode, in_mode
+from simulator.masters import WeightMark
 from simulator.routing import Router
 from simulator.run_time import RunTimeProducts, RunTimeRouter
 from simulator.words import cautious, counted, percent, plural
@@ -37,7 +39,8 @@ class Chip(nn.Module):
     """A model on hardware. Call it like the model.
 
     ``chip.eval()`` reads the programmed instance; ``chip.train()`` draws programming and read noise afresh at every forward
-    pass and lets gradients through to the master weights, so an ordinary training loop is noise-aware training.
+    pass and lets gradients through to the master weights, so an ordinary training loop is noise-aware training. What activation
+    checkpointing computes again sees the noise of its first computation; only products written at run time are written anew.
     Made by `simulator.compile`.
 
     Parameters
@@ -77,6 +80,9 @@ class Chip(nn.Module):
         self._nodes: tuple[Node, ...] = ()
         self._edges: tuple[Edge, ...] = ()
         self._costs: list[Cost] | None = None
+        self._folded = [module for module in model.modules() if isinstance(module, FoldedNorm)]
+        self._range_marks: list[WeightMark] | None = None
+        self._loaded_current = True
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """Call the model; in eval mode on one torch thread, so that bits do not depend on the number of threads."""
@@ -101,19 +107,27 @@ class Chip(nn.Module):
                     router = RunTimeRouter(self.model, self.products_on_hardware, self._costs)
                     stack.enter_context(router.following())
                 stack.enter_context(DigitalArithmetic(self.digital if self._costs is None else None, router))
-            return self.model(*inputs, **keywords)
+            for norm in self._folded:
+                norm.begin()
+            outputs = self.model(*inputs, **keywords)
+            for norm in self._folded:
+                norm.finish()
+            return outputs
 
     def __repr__(self) -> str:
         """Return what ``print(chip)`` shows: what lies where, what is left, and the modules."""
         lines = []
-        members: dict[str, list[tuple[int, float]]] = {}
+        members: dict[str, list[HardwareLayer]] = {}
         for layer in self.layers.values():
-            place = layer.placement
-            members.setdefault(place.hardware, []).append((place.arrays, place.arrays * place.utilization))
-        for hardware, places in members.items():
-            arrays = sum(count for count, _ in places)
-            used = sum(share for _, share in places) / max(1, arrays)
-            lines.append(f"  {hardware}: {plural(len(places), 'layer')} on {plural(arrays, 'array')}, {percent(used)} of their cells used")
+            members.setdefault(layer.placement.hardware, []).append(layer)
+        for hardware, layers in members.items():
+            places = [layer.placement for layer in layers]
+            arrays = sum(place.arrays for place in places)
+            used = percent(sum(place.arrays * place.utilization for place in places) / max(1, arrays))
+            shared = {design for layer in layers if isinstance(design := getattr(layer, "design", None), DigitalArray)}
+            what, parts = layers[0].occupies
+            where = f"in turn on {plural(len(shared), what)}" if shared else f"on {plural(arrays, what)}"
+            lines.append(f"  {hardware}: {plural(len(places), 'layer')} {where}, {used} of their {parts} used")
         for one in self.products_on_hardware:
             lines.append(f"  {one.place.hardware}: products {one.site.name}, written at every call")
         if self.digital is not None:
@@ -121,6 +135,8 @@ class Chip(nn.Module):
         if self.macs:
             on = sum(row.macs or 0 for row in self._rows if row.hardware != "host")
             lines.append(f"  {cautious(on / self.macs)} of {counted(self.macs)} multiply-accumulates on hardware; see chip.coverage")
+        if not self.ranges_are_current:
+            lines.append("  converter ranges were chosen before the weights changed: chip.calibrate(data) chooses them again")
         lines += [f"  warning: {warning}" for warning in self.warnings]
         functions = [f"  ({layer.name}): {layer.extra_repr()}" for layer in self.layers.values() if layer.view is not None]
         return "\n".join([f"Chip of {type(self.model).__name__}", *lines, repr(self.model), *functions])
@@ -158,8 +174,52 @@ class Chip(nn.Module):
 
     @property
     def ranges(self) -> pd.DataFrame:
-        """What calibration chose: ``layer``, ``converter``, ``policy``, ``full_scale``, ``clipped_share``, ``observations``."""
-        return range_frame(one for layer in self.layers.values() for one in layer.ranges)
+        """What calibration chose: ``layer``, ``converter``, ``policy``, ``full_scale``, ``clipped_share``, ``observations``, ``stale``.
+
+        A range is ``stale`` once any parameter of the model is another than when it was chosen, as after training: `calibrate` again.
+        """
+        frame = range_frame(one for layer in self.layers.values() for one in layer.ranges)
+        frame["stale"] = ~frame["policy"].isin(("fixed", "per_batch")) & (not self._marks_hold())
+        return frame
+
+    @property
+    def ranges_are_current(self) -> bool:
+        """Whether no range of a converter that calibration chose is stale: see `ranges`."""
+        return self._marks_hold() or not bool(self.ranges["stale"].any())
+
+    def _marks_hold(self) -> bool:
+        marks, parameters = self._range_marks, list(self.parameters())
+        if marks is None or len(marks) != len(parameters):
+            return False
+        return all(mark.holds(one) for mark, one in zip(marks, parameters, strict=True))
+
+    def _mark_ranges(self, current: bool) -> None:
+        self._range_marks = [WeightMark.of(parameter) for parameter in self.parameters()] if current else None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return whether converter ranges were chosen on the parameters as they are; all else is in the layers."""
+        return {"ranges_are_current": self._marks_hold()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what `get_extra_state` returned; parameters come after it."""
+        self._loaded_current = bool(state["ranges_are_current"])
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        state_dict.setdefault(f"{prefix}_extra_state", {"ranges_are_current": True})  # of a chip that did not store it yet
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        current = self._marks_hold()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._mark_ranges(current)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_range_marks": self._marks_hold()}  # type: ignore[no-untyped-call]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._mark_ranges(bool(state["_range_marks"]))
 
     @property
     def conversions(self) -> pd.DataFrame:
@@ -259,6 +319,7 @@ class Chip(nn.Module):
                 for batch in kept:
                     self._call(batch.inputs, batch.keywords)
         found = [warning for layer in layers for warning in layer.finish_calibration(source)]
+        self._mark_ranges(True)
         self.warnings = [warning for warning in self.warnings if "range policy" not in warning] + found
 
     @contextmanager
@@ -327,9 +388,11 @@ class Chip(nn.Module):
 
 def _settle(chip: nn.Module, incompatible: Any) -> None:
     """After all of a state is loaded: parameters that two modules share were written after the first of them was done."""
+    assert isinstance(chip, Chip)
     for module in chip.modules():
         if isinstance(module, HardwareLayer):
             module.settle()
+    chip._mark_ranges(chip._loaded_current)
 
 
 @contextmanager

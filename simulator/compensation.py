@@ -47,7 +47,7 @@ def remap(chip: Chip, data: Any = None, *, batch_size: int = 256) -> pd.DataFram
     Raises
     ------
     ValueError
-        If no layer lies on a crossbar with stuck cells, or a layer's cells were treated one by one, or its ADC has ranges by column.
+        If no layer lies on a crossbar with stuck cells, or a layer's cells were treated one by one.
 
     Examples
     --------
@@ -66,8 +66,6 @@ def remap(chip: Chip, data: Any = None, *, batch_size: int = 256) -> pd.DataFram
     for name, layer in layers.items():
         if layer.treatment is not None:
             raise ValueError(f"Layer `{name}`: outputs must be remapped before single cells are treated, but some were; compile again")
-        if layer.design.adc is not None and layer.design.adc.range_scope == "column":
-            raise ValueError(f"Layer `{name}`: `adc.range_scope` must be 'layer' for outputs that change columns, but is 'column'")
     squares = {} if data is None else _mean_squares(chip, inputs_of(data, batch_size))
     rows = []
     for name, layer in layers.items():

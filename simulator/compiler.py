@@ -1,6 +1,7 @@
 """From a PyTorch model and a design to a chip."""
 
 import copy
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -108,8 +109,10 @@ def compile(
     >>> torch.allclose(chip(x), model(x))
     True
     """
+    model = _written(model)
     with one_thread():
         _check_model(model)
+    _check_spiking(design, timesteps, method, coding)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"Argument `seed` must be an integer of at least 0, but got {seed!r}")
     check_digital(digital)
@@ -130,8 +133,9 @@ def compile(
     if isinstance(design, Mapping) and any(isinstance(part, SpikingCore) for part in design.values()):
         from simulator.mixed_spiking import place_spiking, split_design
 
-        design, cores = split_design(design)
-        parts = place_spiking(inner, cores, examples, _replace, timesteps=timesteps, method=method, coding=coding, seed=seed)
+        others, cores = split_design(design)
+        design = others
+        parts = place_spiking(inner, cores, others, examples, _replace, timesteps=timesteps, method=method, coding=coding, seed=seed)
         inner, spiking, spiking_warnings = parts.model, parts.rows, parts.warnings
     kinds = _kinds(inner)
     inner, reasons = _show_weights(inner)
@@ -154,7 +158,7 @@ def compile(
     if not chip.layers:
         raise ValueError(
             f"Argument `model` must have at least one layer that `design` places, but got none in {type(model).__name__}; "
-            f"{_why_none({**refusals, **plan.reasons})}"
+            f"{_why_none({**refusals, **reasons, **plan.reasons})}"
         )
     chip.eval()
     after = None
@@ -175,10 +179,10 @@ def compile(
     if strict:
         _require_hardware(chip, examples)
     for name in chip.layers if after is not None else ():
-        if name not in {row.layer for row in chip._rows if row.macs} and not chip.layers[name].takes_circuits:
+        if name not in {*spiking, *(row.layer for row in chip._rows if row.macs)} and not chip.layers[name].takes_circuits:
             chip.warnings.append(f"Layer `{name}` lies on hardware but was never called with the example inputs")
     if batches is not None:
-        chip.calibrate(calibration)
+        chip.calibrate(batches)
     else:
         chip._observe(iter(() if examples is None else (examples,)), "calibration data or example inputs")
     return chip
@@ -254,9 +258,36 @@ def _require_hardware(chip: Chip, examples: Batch | None) -> None:
         raise ValueError(f"Argument `strict`: every multiply-accumulate must lie on hardware, but these stay digital: {', '.join(left)}")
 
 
+def _written(model: Any) -> Any:
+    """Return the module that was given to `torch.compile`: its compiled form would freeze the noise that a layer draws."""
+    while _is_optimized(model):
+        model = model._orig_mod
+    return model
+
+
+def _is_optimized(model: Any) -> bool:
+    frames = sys.modules.get("torch._dynamo.eval_frame")  # loading it takes seconds, and who called torch.compile has
+    return frames is not None and isinstance(model, frames.OptimizedModule)
+
+
+def _check_spiking(design: Any, timesteps: int | None, method: "str | Recipe", coding: str) -> None:
+    """Refuse what only spiking cores read where there are none."""
+    if isinstance(design, SpikingCore) or (isinstance(design, Mapping) and any(isinstance(part, SpikingCore) for part in design.values())):
+        return
+    for name, value, usual in (("timesteps", timesteps, None), ("method", method, "calibrated"), ("coding", coding, "direct")):
+        if value != usual:
+            raise ValueError(f"Argument `{name}` must be left out where no layer lies on spiking cores, but got {value!r}; drop it")
+
+
 def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ValueError(f"Argument `model` must be an nn.Module, but got {type(model).__name__}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or _is_optimized(module):
+            raise ValueError(
+                f"Argument `model`: `{name or type(model).__name__}` must be a module in Python, but is compiled by torch "
+                f"({type(module).__name__}); compile the module that it was made of"
+            )
     for name, module in model.named_modules():
         if isinstance(module, Chip | HardwareLayer):
             raise ValueError(
@@ -277,7 +308,7 @@ def _check_model(model: Any) -> None:
             raise ValueError(f"Argument `model`: parameter `{name}` must hold numbers, but lies on the meta device; load weights first")
         if parameter.layout is not torch.strided:
             raise ValueError(f"Argument `model`: parameter `{name}` must be dense, but got {parameter.layout}; call to_dense() first")
-        if parameter.is_floating_point() and parameter.dtype is not torch.float32:
+        if (parameter.is_floating_point() or parameter.is_complex()) and parameter.dtype is not torch.float32:
             raise ValueError(f"Argument `model`: parameter `{name}` must be float32, but got {parameter.dtype}; call model.float() first")
         if not bool(torch.isfinite(parameter).all()):
             raise ValueError(f"Argument `model`: parameter `{name}` must be finite, but holds NaN or infinity; check its training")
@@ -297,7 +328,11 @@ def _share(model: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
                 # A weight that pruning or weight norm computed: torch does not copy it, and the next call computes it again.
                 memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever the model holds says in its own way that it cannot be copied
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"Argument `model` must be a module that copy.deepcopy can copy, but that failed: {line}") from error
 
 
 def _lazy_copy(tensor: Tensor) -> Tensor:

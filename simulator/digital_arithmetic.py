@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from devices.base import DigitalArray, Hardware
 from devices.digital import TieredArray, VectorUnit, rounded
+from simulator._dispatch import DispatchMode
 from simulator.capture import Capture
 from simulator.hardware import is_inside_hardware
 from simulator.lowering.integer import limits
@@ -67,7 +67,7 @@ def digital_warnings(found: Capture, digital: Hardware | None) -> list[str]:
     ]
 
 
-class DigitalArithmetic(TorchDispatchMode):
+class DigitalArithmetic(DispatchMode):
     """Inside a ``with`` block, operators compute in the formats of a digital unit; layers on hardware are left alone.
 
     Autograd does not see the rounding: gradients are those of the exact operators at the rounded values.

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from devices.base import DigitalArray
 from simulator.chip import Chip
 from simulator.drawing import LETTER_INCHES, LINE_INCHES, MARGIN_INCHES, NARROW_INCHES, canvas, shortened
 from simulator.figures import STYLE, TERMS
@@ -187,8 +188,12 @@ class _Panel:
 def _panels(chip: Chip) -> list[_Panel]:
     layers = list(chip.layers.values())
     designs: dict[object, list[tuple[int, HardwareLayer]]] = {}
-    order = {row.layer: index for index, row in enumerate(chip._rows)}
-    for number, layer in enumerate(sorted(layers, key=lambda layer: order.get(layer.name, len(order))), 1):
+    order: dict[str, int] = {}
+    for index, row in enumerate(chip._rows):
+        parts_of = row.layer.split(".")  # a layer that holds others stands where the first of them does
+        for count in range(len(parts_of)):
+            order.setdefault(".".join(parts_of[: count + 1]), index)
+    for number, layer in enumerate(sorted(layers, key=lambda layer: order.get(layer.name, len(chip._rows))), 1):
         designs.setdefault(getattr(layer, "design", layer.placement.hardware), []).append((number, layer))
     panels = []
     for design, members in designs.items():
@@ -198,12 +203,15 @@ def _panels(chip: Chip) -> list[_Panel]:
         rows, columns = getattr(design, "rows", None), getattr(design, "columns", None)
         sized = isinstance(rows, int) and isinstance(columns, int)
         each = -(-total // MOST_RECTANGLES)
-        title = f"{placements[0].hardware}{f', {rows} x {columns} cells' if sized else ''}: {plural(total, 'array')}, {percent(used)} of "
-        title += ("its" if total == 1 else "their") + " cells used" + (f" (a square stands for {each})" if each > 1 else "")
+        in_turn = isinstance(design, DigitalArray)  # a layer's square is the one array while the layer runs
+        unit, parts = members[0][1].occupies
+        what = f"{plural(len(members), 'layer')} in turn" if in_turn else plural(total, unit)
+        title = f"{placements[0].hardware}{f', {rows} x {columns} cells' if sized else ''}: {what}, {percent(used)} of "
+        title += ("its" if total == 1 or in_turn else "their") + f" {parts} used" + (f" (a square stands for {each})" if each > 1 else "")
         panel = _Panel(title, min(max(columns / rows, 0.5), 2.0) if isinstance(rows, int) and isinstance(columns, int) else 1.0)
         for (number, layer), placement in zip(members, placements, strict=True):
             panel.numbers.append(number)
-            panel.names.append(f"{layer.name} ({layer.kind}), {plural(placement.arrays, 'array')}, {percent(placement.utilization)}")
+            panel.names.append(f"{layer.name} ({layer.kind}), {plural(placement.arrays, unit)}, {percent(placement.utilization)}")
             panel.arrays += [(number, shares) for shares in _thinned(layer, placement.arrays, placement.utilization, each)]
         panels.append(panel)
     return panels

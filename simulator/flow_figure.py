@@ -125,7 +125,8 @@ def _flow(chip: Chip) -> tuple[list[_Row], list[_Link]]:
     for row in chip._rows:
         macs[row.layer, row.kind] += row.macs or 0
     rows: list[_Row] = []
-    place: dict[Node, int] = {}
+    place: dict[Node, int] = {}  # where a node begins, and where it ends if it takes several lines
+    last: dict[Node, int] = {}
     where: dict[Node, str] = {}
     straight: set[tuple[Node, Node]] = set()
     links: list[_Link] = []
@@ -135,10 +136,20 @@ def _flow(chip: Chip) -> tuple[list[_Row], list[_Link]]:
         crosses = before is not None and where[before] != hardware and INPUT not in (before, node) and OUTPUT not in (before, node)
         if before is not None and via:
             rows.append(_Row("", ", ".join(via), "host", 0, True))
-            links += [_Link(place[before], len(rows) - 1, False), _Link(len(rows) - 1, len(rows), crosses)]
+            links += [_Link(last.get(before, place[before]), len(rows) - 1, False), _Link(len(rows) - 1, len(rows), crosses)]
             straight.add((before, node))
         place[node], where[node] = len(rows), hardware
-        if not node.kind:
+        if not node.kind and node.layer not in by_name:
+            inside = [row for row in chip._rows if row.layer.startswith(f"{node.layer}.") and row.arrays is None and row.macs]
+            beside = sum(row.macs or 0 for row in inside if row.hardware == "host")
+            if beside:  # what is computed before the spikes
+                rows.append(_Row(node.layer, f"input current, {_macs(beside)}", "host", beside, False))
+                links.append(_Link(len(rows) - 1, len(rows), True))
+            done = sum(row.macs or 0 for row in inside) - beside
+            taken = plural(layers[node.layer].placement.arrays, layers[node.layer].occupies[0])
+            rows.append(_Row(node.layer, f"{layers[node.layer].kind}, {_macs(done)}, {taken}", labels[node.layer], done, False))
+            last[node] = len(rows) - 1
+        elif not node.kind:
             row = by_name[node.layer]
             words = f"{row.kind}, {_macs(row.macs)}, {plural(row.arrays or 0, 'array')}"
             rows.append(_Row(node.layer, words, labels.get(node.layer, row.hardware), row.macs, False))
@@ -151,7 +162,9 @@ def _flow(chip: Chip) -> tuple[list[_Row], list[_Link]]:
         if (edge.source, edge.target) in straight or edge.source == edge.target:
             continue
         ends = INPUT in (edge.source, edge.target) or OUTPUT in (edge.source, edge.target)
-        links.append(_Link(place[edge.source], place[edge.target], not ends and where[edge.source] != where[edge.target]))
+        links.append(
+            _Link(last.get(edge.source, place[edge.source]), place[edge.target], not ends and where[edge.source] != where[edge.target])
+        )
     for name, row in by_name.items():
         if Node(name) not in place:
             rows.append(_Row(name, f"{row.kind}, not called, {plural(row.arrays or 0, 'array')}", labels[name], 0, False))

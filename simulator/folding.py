@@ -1,8 +1,10 @@
 """The compiler pass that folds batch norm into the layer before it, so that hardware stores one set of weights."""
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -32,6 +34,62 @@ class FoldingReport:
     notes: dict[str, str] = field(default_factory=dict)
 
 
+class FoldedNorm(nn.Identity):
+    """In the place of a batch norm that was folded by what one call showed: refuses calls that take another path.
+
+    Its own input must be the very output of the layer that it is folded into, and nobody may leave it out: a branch on shapes, which no
+    single call shows, would else compute something else without a word.
+
+    Parameters
+    ----------
+    name, layer_name
+        Of the batch norm, and of the layer that took it in.
+    layer
+        That layer.
+    """
+
+    def __init__(self, name: str, layer_name: str, layer: nn.Module) -> None:
+        super().__init__()
+        self.name, self.layer_name = name, layer_name
+        self._waiting: weakref.ref[Tensor] | None = None
+        layer.register_forward_hook(self._made)  # what takes the layer's place on hardware takes over its hooks
+
+    def _made(self, layer: nn.Module, arguments: Any, outputs: Tensor) -> None:
+        self.finish()
+        self._waiting = weakref.ref(outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the inputs."""
+        if isinstance(inputs, Tensor):  # and not what stands for one while torch.fx traces
+            if self._waiting is None or self._waiting() is not inputs:
+                self._refuse()
+            self._waiting = None
+        return inputs
+
+    def begin(self) -> None:
+        """Begin a call of the model."""
+        self._waiting = None
+
+    def finish(self) -> None:
+        """Refuse a call that read the layer without its batch norm."""
+        if self._waiting is not None:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self._waiting = None
+        raise RuntimeError(
+            f"Batch norm `{self.name}` must follow layer `{self.layer_name}`, into which it was folded, as it did with the example inputs, "
+            "but this call takes another path; compile with the batch norm as a layer of its own, or without the branch"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_waiting": None}  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        """Return what ``print(chip)`` shows."""
+        return f"folded into {self.layer_name}"
+
+
 def fold_batch_norm(model: nn.Module, output_dimensions: dict[str, int], recorded: Capture | None = None) -> FoldingReport:
     """Fold every batch norm that directly and alone follows a linear layer or convolution; changes `model`.
 
@@ -44,7 +102,8 @@ def fold_batch_norm(model: nn.Module, output_dimensions: dict[str, int], recorde
         because batch norm runs over axis 1, which for more dimensions is not the linear layer's output.
     recorded
         A call of the model: where it cannot be traced as a graph, a batch norm is folded if in this call it alone read what a layer
-        gave, nobody kept that, and no number was handed to Python, so that no other inputs of these shapes take another path.
+        gave, nobody kept that, and no number was handed to Python, so that no other inputs of these shapes take another path; a call
+        of other shapes that does is refused (`FoldedNorm`).
 
     Examples
     --------
@@ -150,16 +209,16 @@ def _fold_recorded(model: nn.Module, norms: Mapping[str, nn.Module], recorded: C
                 kept[name] = _mismatch(layer_name, layer, norm, recorded.dimensions)
         if not kept.get(name):
             kept.pop(name)
-            _fold_into(model, layer_name, name)
+            _fold_into(model, layer_name, name, FoldedNorm(name, layer_name, model.get_submodule(layer_name)))
             folded[name] = layer_name
     note = "nothing else read its input in the call with the example inputs; the model could not be captured as a graph"
     return FoldingReport(folded, kept, dict.fromkeys(folded, note))
 
 
-def _fold_into(model: nn.Module, layer_name: str, norm_name: str) -> None:
+def _fold_into(model: nn.Module, layer_name: str, norm_name: str, instead: nn.Module | None = None) -> None:
     _fold(model.get_submodule(layer_name), model.get_submodule(norm_name))
     parent, _, attribute = norm_name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, nn.Identity())
+    setattr(model.get_submodule(parent), attribute, instead or nn.Identity())
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from devices.base import Cost
 from devices.system import TiledSystem
 from simulator.calibration import ConverterRange
 from simulator.operators import LinearOperator
+from simulator.recomputation import ReadLog
 from simulator.weight_layers import NotMappedError, WeightLayer, WeightView
 
 
@@ -99,6 +100,9 @@ class HardwareLayer(nn.Module, ABC):
         for none. `program` of a chip drops it, as it was measured on the instance before.
     """
 
+    occupies = ("array", "cells")
+    """What a layer takes, and what of it holds something, in words."""
+
     takes_circuits = False
     """Whether a layer's weights are the angles of a quantum circuit."""
 
@@ -113,7 +117,8 @@ class HardwareLayer(nn.Module, ABC):
         self.note = held.note
         self.operator = held.operator
         self.mode = Mode.HARDWARE
-        self.reads = 0
+        self.reads = self.training_reads = 0
+        self._read_log = ReadLog()
         self.view = held.weight if isinstance(held.weight, WeightView) else None
         self.master = held.weight if layer is not None and isinstance(held.weight, nn.Parameter) else None
         self.bias = held.bias
@@ -155,6 +160,15 @@ class HardwareLayer(nn.Module, ABC):
     @abstractmethod
     def age(self, seconds: float) -> None:
         """Let a time pass since the instance was programmed."""
+
+    def training_read(self, inputs: Tensor) -> int:
+        """Return the number of a read in training: the next one, or that of the read which activation checkpointing repeats."""
+        repeated = self._read_log.find(inputs)
+        if repeated is not None:
+            return repeated
+        self.training_reads += 1
+        self._read_log.add(self.training_reads, inputs)
+        return self.training_reads
 
     @property
     def was_read(self) -> bool:

@@ -33,12 +33,24 @@ class WeightMark:
     @classmethod
     def of(cls, weight: Tensor) -> "WeightMark":
         """Take a mark of a weight as it is now."""
-        count = weight.numel()
-        # Multiples of the golden ratio spread evenly over any length and do not fall into step with rows or columns.
-        spread = (torch.arange(SAMPLES, dtype=torch.float64) * GOLDEN_RATIO % 1 * count).long()
-        places = (torch.arange(count) if count <= SAMPLES else spread).to(weight.device)
+        places = spread_places(weight.numel(), weight.device)
         return cls(weight._version, places, torch.take(weight.detach(), places))
 
     def holds(self, weight: Tensor) -> bool:
         """Return whether nothing is seen to have changed."""
         return weight._version == self.version and torch.equal(torch.take(weight.detach(), self.places), self.elements)
+
+
+def spread_places(count: int, device: torch.device) -> Tensor:
+    """Return up to 64 places that are spread evenly over a number of elements.
+
+    Multiples of the golden ratio do so for any length and do not fall into step with rows or columns.
+
+    Examples
+    --------
+    >>> spread_places(3, torch.device("cpu"))
+    tensor([0, 1, 2])
+    """
+    if count <= SAMPLES:
+        return torch.arange(count, device=device)
+    return (torch.arange(SAMPLES, dtype=torch.float64) * GOLDEN_RATIO % 1 * count).long().to(device)

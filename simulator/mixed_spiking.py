@@ -17,6 +17,7 @@ from simulator.spiking.coding import Coding
 from simulator.spiking.compiling import compile_spiking
 from simulator.spiking.network import SpikingNetwork
 from simulator.spiking.recipes import Recipe
+from simulator.weight_layers import is_weight_layer
 
 
 @dataclass
@@ -64,6 +65,7 @@ def split_design(design: Any) -> tuple[Any, dict[str, SpikingCore]]:
 def place_spiking(
     model: nn.Module,
     cores: Mapping[str, SpikingCore],
+    others: Mapping[Any, Any],
     examples: Batch | None,
     swap: Callable[[nn.Module, nn.Module, nn.Module], nn.Module],
     *,
@@ -80,6 +82,8 @@ def place_spiking(
         The compiler's own copy, in eval mode, batch norm folded.
     cores
         Cores by patterns of module names; of nested modules the outermost is taken.
+    others
+        The rest of the placement, which may name nothing inside of those modules.
     examples
         One call of the model, which shows what goes into each module.
     swap
@@ -90,8 +94,8 @@ def place_spiking(
     Raises
     ------
     ValueError
-        If there are no examples, a pattern names no module with layers inside, a module is not called once with one tensor, or it
-        cannot be converted.
+        If there are no examples, a pattern names no module with layers inside, another names a layer in it, a module is not called once
+        with one tensor, or it cannot be converted.
     """
     if examples is None:
         raise ValueError(
@@ -103,26 +107,44 @@ def place_spiking(
             (name, module) for name, module in model.named_modules() if name and fnmatchcase(name, pattern) and any(module.children())
         ]
         if not matched:
-            known = ", ".join(name for name, module in model.named_modules() if name and any(module.children())) or "none"
+            known = ", ".join(name for name, module in model.named_modules() if name and any(module.children()))
+            remedy = f"none of {known}; name one" if known else (
+                "nothing, as this model has no such module; put layers that shall spike into an nn.Sequential, or pass the core alone as "
+                "`design` to take the whole model"
+            )  # fmt: skip
             raise ValueError(
                 f"Argument `design`: pattern {pattern!r} must match a module with layers and activations inside, as spiking cores take "
-                f"those whole, but matches none of {known}; name one"
+                f"those whole, but matches {remedy}"
             )
         names = [name for name, _ in matched]
         for name, module in matched:
             if not any(name.startswith(f"{other}.") for other in names):
                 chosen[name] = (module, core)
+    _refuse_overlaps(chosen, others)
     samples = _samples(model, {name: module for name, (module, _) in chosen.items()}, examples)
     parts = SpikingParts(model)
     for name, (module, core) in chosen.items():
         inner = compile_spiking(module, core, Batch((samples[name],)), None, timesteps=timesteps, method=method, coding=coding, seed=seed)
         network = inner.model
         assert isinstance(network, SpikingNetwork)
-        network.name = name
+        network.name, network.prefix = name, f"{name}."
         parts.model = swap(parts.model, module, network)
         parts.rows[name] = [replace(row, layer=f"{name}.{row.layer}") for row in inner._rows]
         parts.warnings += [f"`{name}`: {warning}" for warning in inner.warnings if "No `calibration`" not in warning]
     return parts
+
+
+def _refuse_overlaps(chosen: Mapping[str, tuple[nn.Module, SpikingCore]], others: Mapping[Any, Any]) -> None:
+    for name, (module, _) in chosen.items():
+        inside = {f"{name}.{inner}": layer for inner, layer in module.named_modules() if inner and is_weight_layer(layer)}
+        for key in others:
+            found = [one for one, layer in inside.items() if (fnmatchcase(one, key) if isinstance(key, str) else isinstance(layer, key))]
+            if found:
+                shown = repr(key) if isinstance(key, str) else key.__name__
+                raise ValueError(
+                    f"Argument `design`: layer `{found[0]}` must match one pattern, but lies in `{name}`, which is on spiking cores, and "
+                    f"matches {shown}; name only layers outside"
+                )
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The linear map inside a layer: what weights do to inputs, and how its rows are cut into arrays."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CONVOLUTIONS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+TRANSPOSED: dict[int, Any] = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,20 @@ class LinearOperator:
         return outputs.numel() // max(1, outputs.shape[axis])
 
 
+def overlap_weight(outputs: int, kernel: tuple[int, ...]) -> Tensor:
+    """Return ones that put each tap of a transposed convolution onto the positions that it reaches: (outputs * taps, 1, *kernel).
+
+    As the weight of a transposed convolution in `outputs` groups it adds up products that are there already.
+
+    Examples
+    --------
+    >>> overlap_weight(1, (2,)).tolist()
+    [[[1.0, 0.0]], [[0.0, 1.0]]]
+    """
+    taps = math.prod(kernel)
+    return torch.eye(taps).reshape(taps, 1, *kernel).repeat(outputs, 1, *[1] * len(kernel))
+
+
 def row_tiles(channels: int, kernel_size: int, rows: int) -> tuple[RowTile, ...]:
     """Cut the rows of a layer, ``channels * kernel_size`` for each group, into arrays of at most `rows` rows.
 
@@ -178,16 +195,35 @@ def _even(length: int, pieces: int) -> list[tuple[int, int]]:
 
 def _padding(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the zero padding that the convolution does itself and the border to lay around its input, innermost dimension first."""
-    dimensions = len(layer.kernel_size)
-    zero = (0,) * dimensions
-    if layer.padding == "valid":
-        return zero, ()
-    if layer.padding == "same":
-        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        if layer.padding_mode == "zeros" and all(t % 2 == 0 for t in total):
-            return tuple(t // 2 for t in total), ()
-        return zero, tuple(width for t in reversed(total) for width in (t // 2, t - t // 2))
-    widths = tuple(int(p) for p in layer.padding)
+    asked = layer.padding if isinstance(layer.padding, str) else tuple(int(p) for p in layer.padding)
+    zeros, border = zero_padding(asked, tuple(layer.dilation), tuple(layer.kernel_size))
     if layer.padding_mode == "zeros":
-        return widths, ()
-    return zero, tuple(width for p in reversed(widths) for width in (p, p))
+        return zeros, border
+    return (0,) * len(zeros), border or tuple(width for p in reversed(zeros) for width in (p, p))
+
+
+def zero_padding(
+    padding: str | tuple[int, ...], dilation: tuple[int, ...], kernel: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the padding that a convolution does itself, and the border where that cannot be even on both sides, innermost first.
+
+    Parameters
+    ----------
+    padding
+        Widths, or what torch calls ``same`` or ``valid``.
+    dilation, kernel
+        Of the convolution, one number a dimension.
+
+    Examples
+    --------
+    >>> zero_padding("same", (1, 1), (3, 3)), zero_padding("same", (1,), (4,))
+    (((1, 1), ()), ((0,), (1, 2)))
+    """
+    if not isinstance(padding, str):
+        return padding, ()
+    if padding == "valid":
+        return (0,) * len(kernel), ()
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if all(t % 2 == 0 for t in total):
+        return tuple(t // 2 for t in total), ()
+    return (0,) * len(kernel), tuple(width for t in reversed(total) for width in (t // 2, t - t // 2))

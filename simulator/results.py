@@ -45,8 +45,15 @@ class ResultsFolder:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+            temporary.replace(path)
+        except OSError as error:  # what was there before stays, and nothing else
+            temporary.unlink(missing_ok=True)
+            raise StudyError(
+                f"results folder {str(self.path)!r} must be on a disk with room, but {name} cannot be written: {error.strerror}; "
+                "make room and run the same again: it goes on with what was finished"
+            ) from error
         return path
 
     def finished(self) -> dict[str, dict[int, dict[str, Any]]]:

@@ -10,7 +10,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from simulator.hardware import HardwareLayer, is_inside_hardware
-from simulator.operators import LinearOperator
+from simulator.operations import adding
+from simulator.operators import TRANSPOSED, LinearOperator, overlap_weight, zero_padding
 from simulator.weight_layers import WeightLayer, WeightView, data_address, is_weight_layer
 
 Place = tuple[int, tuple[int, ...], tuple[int, ...]]
@@ -83,7 +84,7 @@ class Finder(TorchFunctionMode):
             id(parameter)
             for name, module in model.named_modules()
             if is_weight_layer(module) and (called is None or (name or "model") in called)
-            for parameter in module.parameters(recurse=False)
+            for parameter in module.parameters()  # those of parametrizations, too, whose products only make the weight
         }
         self._spans = [
             (data_address(parameter), parameter.numel() * parameter.element_size(), name, parameter)
@@ -146,7 +147,8 @@ class Router(TorchFunctionMode):
             product = parse(func, args, kwargs or {}, lambda tensor: True)
             if product is not None:
                 readers = [self._layers.get(_place(weight)) for weight in product.weights]
-                found = [reader for reader in readers if reader is not None]
+                # A layer reads with the stride, padding and dilation that it was mapped for; others stay digital.
+                found = [reader for reader in readers if reader is not None and reader.operator == product.operator]
                 if found and len(found) == len(readers):
                     return product.apply(list(found))
         return func(*args, **(kwargs or {}))
@@ -179,6 +181,8 @@ def _matmul(owned: Any, input: Tensor, other: Tensor, **rest: Any) -> Iterator[P
         return
     if _is(owned, other, 2) and isinstance(input, Tensor) and input.dim() >= 1:
         yield Product([other.t()], MATRIX, lambda read: read[0](input))
+    elif _is(owned, input, 2) and isinstance(other, Tensor) and other.dim() == 1:
+        yield Product([input], MATRIX, lambda read: read[0](other))
     elif _is(owned, input, 2) and isinstance(other, Tensor) and other.dim() >= 2:
         yield Product([input], MATRIX, lambda read: read[0](other.transpose(-1, -2)).transpose(-1, -2))
     elif _is(owned, other, 3) and isinstance(input, Tensor) and input.dim() == 3 and input.shape[0] == other.shape[0]:
@@ -232,17 +236,49 @@ def _convolution(dimensions: int) -> Any:
         dilation: Any = 1,
         groups: int = 1,
     ) -> Iterator[Product]:
-        if not _is(owned, weight, dimensions + 2) or isinstance(padding, str):
+        if not _is(owned, weight, dimensions + 2):
             return
 
         def several(value: Any) -> tuple[int, ...]:
             return (int(value),) * dimensions if isinstance(value, int) else tuple(int(part) for part in value) * (dimensions // len(value))
 
-        operator = LinearOperator(dimensions, several(stride), several(padding), several(dilation), groups)
+        gaps = several(dilation)
+        zeros, border = zero_padding(padding if isinstance(padding, str) else several(padding), gaps, tuple(weight.shape[2:]))
+        operator = LinearOperator(dimensions, several(stride), zeros, gaps, groups, border=border)
         shaped = None if bias is None else bias.reshape(-1, *[1] * dimensions)
         yield Product([weight], operator, lambda read: _plus(read[0](input), shaped))
 
     return parse_convolution
+
+
+def _transposed_convolution(dimensions: int) -> Any:
+    def parse_transposed_convolution(
+        owned: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Iterator[Product]:
+        # The taps of several groups are no matrix within the parameter.
+        if groups != 1 or not _is(owned, weight, dimensions + 2) or not weight.is_contiguous():
+            return
+        outputs, kernel = weight.shape[1], tuple(weight.shape[2:])
+
+        def apply(read: list[Callable[[Tensor], Tensor]]) -> Tensor:
+            channels = input.dim() - dimensions - 1
+            products = read[0](input.movedim(channels, -1)).movedim(-1, channels)
+            overlap = overlap_weight(outputs, kernel).to(products)
+            with adding():
+                result: Tensor = TRANSPOSED[dimensions](products, overlap, bias, stride, padding, output_padding, outputs, dilation)
+            return result
+
+        yield Product([weight.flatten(1).t()], MATRIX, apply)
+
+    return parse_transposed_convolution
 
 
 def _plus(outputs: Tensor, bias: Tensor | None) -> Tensor:
@@ -251,20 +287,27 @@ def _plus(outputs: Tensor, bias: Tensor | None) -> Tensor:
 
 PARSERS: dict[Any, Any] = {
     functional.linear: _linear,
+    torch.ops.aten.linear.default: _linear,  # what exported programs call
     torch.matmul: _matmul,
+    torch.ops.aten.matmul.default: _matmul,
     torch.mm: _matmul,
+    torch.mv: _matmul,
     torch.bmm: _matmul,
     Tensor.matmul: _matmul,
     Tensor.mm: _matmul,
+    Tensor.mv: _matmul,
     Tensor.bmm: _matmul,
     Tensor.__matmul__: _matmul,
     torch.einsum: _einsum,
     torch.addmm: _addmm,
+    torch.ops.aten.addmm.default: _addmm,
     Tensor.addmm: _addmm,
     torch._grouped_mm: _grouped_mm,
     functional.grouped_mm: _grouped_mm,
     functional.conv1d: _convolution(1),
     functional.conv2d: _convolution(2),
     functional.conv3d: _convolution(3),
+    **{getattr(getattr(torch.ops.aten, f"conv{n}d"), form): _convolution(n) for n in (1, 2, 3) for form in ("default", "padding")},
+    **{function: _transposed_convolution(dimensions) for dimensions, function in TRANSPOSED.items()},
 }
 """Functions that multiply by weights. What is not here shows as a digital row in the coverage table."""

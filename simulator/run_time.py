@@ -224,7 +224,7 @@ class RunTimeProducts(nn.Module):
         if isinstance(self.design, RRAMCrossbar):
             # As in training: fabricated once for a (seed, trial), programmed anew at each write.
             layer.seed = int(bits(Key.of(seed=self.programming_seed, trial=self.trial, purpose="run time"), 1)[0])
-            layer.training_reads = self.calls  # type: ignore[assignment]
+            layer.training_reads = self.calls
             layer.train()
         else:
             layer.eval()

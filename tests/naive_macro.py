@@ -36,17 +36,58 @@ def candidates(key: Key, chunks: int, comparisons: int) -> dict[tuple[int, int],
     return found
 
 
-class Comparator:
-    """Decides the comparisons of one conversion, one after the other."""
+def law(difference: float, steps: list[list[float]], sigma: float) -> dict[float, float]:
+    """Return the probability of every code of a binary search, lowest first: that of each comparison on its way, multiplied."""
+    count = len(steps[0])
+    found: dict[float, float] = {}
 
-    def __init__(self, key: Key, element: int, sigma: float, chosen: dict[tuple[int, int], dict[int, float]]) -> None:
-        self.words = (key.word0, key.word1, key.read)
-        self.element, self.sigma, self.chosen, self.rank = element, sigma, chosen, 0
+    def follow(rest: float, comparison: int, code: float, probability: float) -> None:
+        if comparison > count:
+            found[code] = probability
+            return
+        weight = 2.0 ** (count - 1 - comparison)
+        up = 0.5 * math.erfc(-rest / sigma / math.sqrt(2.0))
+        below, above = (steps[1][comparison], steps[0][comparison]) if comparison < count else (0.0, 0.0)
+        follow(rest + below, comparison + 1, code - weight, probability * (1.0 - up))
+        follow(rest - above, comparison + 1, code + weight, probability * up)
+
+    follow(difference, 0, 0.0, 1.0)
+    return found
+
+
+class Comparator:
+    """Decides the comparisons of one conversion, one after the other.
+
+    `kind` is "each" (a draw for every comparison), "ranks" (a draw for every close one) or "shared" (one draw for two close ones).
+    """
+
+    def __init__(
+        self, kind: str, key: Key, element: int, sigma: float, comparisons: int, chosen: dict[tuple[int, int], dict[int, float]]
+    ) -> None:
+        self.kind, self.words = kind, (key.word0, key.word1, key.read)
+        self.element, self.sigma, self.comparisons, self.chosen = element, sigma, comparisons, chosen
+        self.rank, self.first, self.turned = 0, 0.0, False
+
+    def draw(self, plane: int) -> float:
+        return self.sigma * float(naive.normal_element(*self.words, plane * PLANE + self.element))
 
     def __call__(self, comparison: int, difference: float) -> bool:
-        if abs(np.float32(difference)) <= np.float32(NEAR * self.sigma):
-            noise = naive.normal_element(*self.words, self.rank * PLANE + self.element)
-            self.rank += 1
-            return difference + self.sigma * noise >= 0
-        level = self.chosen.get((self.element // 1024, comparison), {}).get(self.element % 1024, 1.0)
-        return (difference >= 0) != (error_probability(difference / self.sigma) > level)
+        up = difference >= 0
+        if self.kind == "each":
+            return difference + self.draw(comparison) >= 0
+        if abs(np.float32(difference)) > np.float32(NEAR * self.sigma):
+            level = self.chosen.get((self.element // 1024, comparison), {}).get(self.element % 1024, 1.0)
+            return up != (error_probability(difference / self.sigma) > level)
+        rank = self.rank
+        self.rank += 1
+        if self.kind == "ranks":
+            return difference + self.draw(rank) >= 0
+        if rank == 0:
+            self.first, self.turned = difference, (difference + self.draw(0) >= 0) != up
+            return up != self.turned
+        if rank == 1 and comparison == self.comparisons - 1 and not self.turned:
+            other_side = math.copysign(1.0, self.first) * self.draw(0)
+            together = error_probability(self.first / self.sigma) * error_probability(difference / self.sigma)
+            return up != (other_side > abs(difference) and error_probability(other_side / self.sigma) >= together)
+        word = naive.word(*self.words, rank * PLANE + self.element)
+        return up != ((word + 0.5) * 2.0**-32 < error_probability(difference / self.sigma))

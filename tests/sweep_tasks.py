@@ -106,4 +106,4 @@ class Where:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), seconds=0.15, workers=2, cluster=sys.argv[3] if len(sys.argv) > 3 else None)
+    run(Path(sys.argv[1]), Path(sys.argv[2]), seconds=0.08, workers=2)

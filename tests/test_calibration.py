@@ -1,8 +1,11 @@
 """Converter ranges: the histogram against the data, the least error against brute force and closed forms, and what the chip shows."""
 
 import copy
+import gc
 import io
 import math
+import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,6 +20,8 @@ from torch import Tensor, nn
 import simulator as sim
 from devices import ADC, DAC, IdealCell, RRAMCrossbar
 from simulator.calibration import BINS, RangeObserver, full_scale
+from simulator.lowering import ranging
+from simulator.lowering.reading import Reading
 
 CELL = IdealCell(g_min_siemens=1e-6, g_max_siemens=40e-6)
 
@@ -146,7 +151,7 @@ def compiled(**converters: object) -> sim.Chip:
 def test_the_table_shows_what_was_chosen() -> None:
     chip = compiled(dac=DAC(bits=4, range_policy="mse"), adc=ADC(bits=6, range_policy="percentile", percentile=95.0))
     table = chip.ranges
-    assert list(table.columns) == ["layer", "converter", "policy", "full_scale", "clipped_share", "observations"]
+    assert list(table.columns) == ["layer", "converter", "policy", "full_scale", "clipped_share", "observations", "stale"]
     assert list(zip(table["layer"], table["converter"], table["policy"], strict=True)) == [
         ("0", "DAC", "mse"), ("0", "ADC", "percentile"), ("2", "DAC", "mse"), ("2", "ADC", "percentile"),
     ]  # fmt: skip
@@ -202,6 +207,57 @@ def test_the_table_is_part_of_the_state_and_of_copies() -> None:
     assert not other.ranges.equals(chip.ranges)
     other.load_state_dict(torch.load(stored, weights_only=True))
     assert other.ranges.equals(chip.ranges)
+
+
+def test_ranges_are_stale_once_a_parameter_moves_and_until_they_are_chosen_again() -> None:
+    chip = compiled(dac=DAC(bits=4), adc=ADC(bits=6, range_policy="fixed", fixed_range=1.0))
+    assert chip.ranges_are_current and not chip.ranges["stale"].any()
+    with torch.no_grad():
+        chip.layers["0"].bias.add_(1.0)  # of the first layer alone: it moves what the second gets
+    line = "converter ranges were chosen before the weights changed"
+    for one in (chip, copy.deepcopy(chip), pickle.loads(pickle.dumps(chip))):
+        assert not one.ranges_are_current and line in repr(one)
+        assert one.ranges.set_index(["layer", "converter"])["stale"].to_dict() == {
+            ("0", "DAC"): True, ("0", "ADC"): False, ("2", "DAC"): True, ("2", "ADC"): False,
+        }  # fmt: skip
+    other = compiled(dac=DAC(bits=4), adc=ADC(bits=6, range_policy="fixed", fixed_range=1.0))
+    other.load_state_dict(chip.state_dict())
+    assert not other.ranges_are_current
+    chip.calibrate(torch.rand(5, 20))
+    assert chip.ranges_are_current and line not in repr(chip)
+    other.load_state_dict(chip.state_dict())
+    assert other.ranges_are_current and copy.deepcopy(other).ranges_are_current
+
+
+def test_ranges_that_no_data_chose_are_never_stale() -> None:
+    chip = compiled(dac=DAC(range_policy="per_batch"))
+    with torch.no_grad():
+        chip.layers["0"].weight.add_(1.0)
+    assert chip.ranges_are_current and compiled().ranges_are_current
+
+
+def test_an_epoch_of_training_makes_ranges_stale() -> None:
+    chip = compiled(dac=DAC(bits=8))
+    sim.fit(chip.train(), [(torch.rand(4, 20), torch.zeros(4, dtype=torch.long))], epochs=1)
+    assert not chip.ranges_are_current
+
+
+@pytest.mark.parametrize("kept", [0, 4 * 30 * 20, 1 << 28])
+def test_arrays_kept_for_calibration_are_bounded_and_change_no_range(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = compiled(dac=DAC(bits=4), adc=ADC(bits=6)).ranges
+    most, inner = 0, ranging.CrossbarRanges.add
+
+    def watched(self: ranging.CrossbarRanges, inputs: Tensor, nominal: Callable[[], Reading]) -> None:
+        nonlocal most
+        inner(self, inputs, nominal)
+        gc.collect()
+        most = max(most, sum(one._kept_bytes for one in ranging._KEEPING))
+
+    monkeypatch.setattr(ranging, "KEPT_BYTES", kept)
+    monkeypatch.setattr(ranging.CrossbarRanges, "add", watched)
+    chip = compiled(dac=DAC(bits=4), adc=ADC(bits=6))
+    assert chip.ranges.equals(expected)
+    assert most == min(kept, 4 * (30 * 20 + 5 * 30))
 
 
 def test_full_scale_follows_the_policy() -> None:

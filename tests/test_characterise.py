@@ -11,18 +11,21 @@ import torch
 import simulator as sim
 from devices import ADC, DAC, BareTiles, ComposedCell, IdealCell, ResistiveCell, RRAMCrossbar, StuckCells, from_measurements
 from devices.rram import ConstantSpread, PowerDrift, ProportionalSpread
+from devices.rram.measurements import Measurements
 from simulator.cli import main
+from simulator.link.drifting import drift_course
 from simulator.link.estimating import lattice_step
 from simulator.link.serving import serve
 
 DEVICE, CYCLE, READ, EXPONENT, EXPONENT_SPREAD = 0.8e-6, 0.5e-6, 0.02, 0.05, 0.01
+START = 4.0  # not one of the times that are measured
 CELL = ComposedCell(
     g_min_siemens=1e-5,
     g_max_siemens=5e-5,
     device_spread=ConstantSpread(sigma_siemens=DEVICE),
     cycle_spread=ConstantSpread(sigma_siemens=CYCLE),
     read_noise=ProportionalSpread(fraction=READ),
-    retention=PowerDrift(start_seconds=10.0, mean_intercept=EXPONENT, sigma_intercept=EXPONENT_SPREAD),
+    retention=PowerDrift(start_seconds=START, mean_intercept=EXPONENT, sigma_intercept=EXPONENT_SPREAD),
 )
 TILES = BareTiles(cell=CELL, rows=64, columns=64, stuck=StuckCells(stuck_on_rate=0.03, stuck_off_rate=0.01))
 TIMES = (10.0, 1e3, 1e5)
@@ -57,7 +60,7 @@ def test_read_noise_faults_and_drift_are_found_within_their_intervals(found: sim
     # Cells scatter about their target, and the noise follows the cell: its root mean square is that of the cells' conductances.
     truth = READ * np.sqrt(noise["target_siemens"].to_numpy() ** 2 + DEVICE**2 + CYCLE**2)
     assert covered(noise, truth) >= 0.8
-    drift = {"drift exponent, mean": EXPONENT, "drift exponent, spread": EXPONENT_SPREAD}
+    drift = {"drift exponent, mean": EXPONENT, "drift exponent, spread": EXPONENT_SPREAD, "drift start": START, "transfer gain": 1.0}
     for quantity, value in {"stuck on share": 0.03, "stuck off share": 0.01, **drift}.items():
         row = rows(found, quantity).iloc[0]
         assert row["low"] <= value <= row["high"], row
@@ -88,6 +91,25 @@ def test_the_converters_of_a_chip_are_found() -> None:
     gain, nonlinear = (rows(found, name).iloc[0]["value"] for name in ("transfer gain", "integral nonlinearity over full scale"))
     assert gain == pytest.approx(1.0, abs=0.01)
     assert nonlinear == pytest.approx(0.5 / 15, abs=0.004)  # half a step of the 5-bit DAC
+
+
+@pytest.mark.parametrize("start", [0.1, 3.0])
+def test_the_law_of_drift_and_its_start_are_found_whenever_cells_were_measured(start: float) -> None:
+    times = (0.0, 30.0, 1e3, 1e5)
+    place = np.random.default_rng(0).normal(scale=1e-7, size=(3, 400))
+    levels = (1e-5, 3e-5, 5e-5)
+    shifted, shrunk = (
+        Measurements(levels, times, tuple(tuple(np.sort(law(g + p, t)) for g, p in zip(levels, place, strict=True)) for t in times))
+        for law in (
+            lambda g, t: g - 2e-7 * np.log(max(t, start) / start),
+            lambda g, t: g * (1 + t / start) ** -0.04,
+        )
+    )
+    for measured, kind in ((shifted, "log"), (shrunk, "power")):
+        found = drift_course(measured)
+        assert found is not None and found.kind == kind
+        assert found.start_seconds == pytest.approx(start, rel=1e-2)
+    assert drift_course(Measurements(levels, times, (shifted.groups[0],) * 4)) is None
 
 
 def test_the_step_of_a_lattice_is_found_and_noise_is_none() -> None:

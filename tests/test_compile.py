@@ -134,9 +134,9 @@ def test_patterns_place_layers_and_the_rest_stays_digital() -> None:
 
 
 def test_the_callers_model_is_untouched_and_shares_storage_until_the_first_write() -> None:
-    model = shaken(nn.Sequential(nn.Linear(2000, 2000), nn.ReLU(), nn.Linear(2000, 2)))
+    model = shaken(nn.Sequential(nn.Linear(300, 200), nn.ReLU(), nn.Linear(200, 2)))
     before = copy.deepcopy(model.state_dict())
-    x = torch.rand(8, 2000)
+    x = torch.rand(8, 300)
     chip = sim.compile(model, PRESET, example_inputs=x)
     chip(x)
     address = torch._C._data_address

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +54,59 @@ def meta_buffer() -> nn.Module:
 def test_weights_that_are_no_float32_numbers_are_refused(make: Any, message: str, family: str) -> None:
     with pytest.raises(ValueError, match=rf"^Argument `model`: [^\n]*{message}[^\n]*$"):
         sim.compile(make(), FAMILIES[family])
+
+
+def scripted() -> nn.Module:
+    return torch.jit.script(nn.Sequential(nn.Linear(4, 3)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Linear(4, 3, dtype=torch.complex64), "parameter `weight` must be float32, but got torch.complex64"),
+        (scripted, r"`RecursiveScriptModule` must be a module in Python[^\n]*compile the module that it was made of"),
+    ],
+)
+def test_models_of_another_kind_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^Argument `model`:? ?[^\n]*{message}[^\n]*$"):
+        sim.compile(make(), DESIGN)
+
+
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"^Argument `model` must be a module that copy\.deepcopy can copy[^\n]*lock[^\n]*$"):
+        sim.compile(model, DESIGN)
+
+
+@pytest.mark.parametrize("option", [{"timesteps": 8}, {"method": "light"}, {"coding": "rate"}])
+def test_options_that_no_layer_reads_are_refused(option: dict[str, Any]) -> None:
+    name = next(iter(option))
+    with pytest.raises(ValueError, match=rf"^Argument `{name}` must be left out where no layer lies on spiking cores[^\n]*$"):
+        sim.compile(nn.Linear(4, 3), DESIGN, **option)
+
+
+def test_the_module_inside_of_torch_compile_is_what_is_compiled() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), inputs(5, 4)
+    chip = sim.compile(torch.compile(model), IDEAL, example_inputs=x)
+    assert list(chip.layers) == ["0"] and torch.allclose(chip(x), model(x), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_exported_program_is_a_model_too() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), inputs(5, 4)
+    chip = sim.compile(torch.export.export(model, (x,)).module(), IDEAL, example_inputs=x)
+    assert chip.macs == 60 and torch.allclose(chip(x), model(x), atol=1e-5)
+    assert chip.coverage.set_index("layer").loc["0", "hardware"] == "RRAMCrossbar"
+
+
+def test_calibration_data_may_be_an_iterator() -> None:
+    batches = [inputs(5, 4), 2 * inputs(3, 4), inputs(1, 4)]
+    layer = nn.Linear(4, 3)
+    frame = sim.compile(layer, DESIGN, calibration=iter(batches)).ranges
+    assert frame["observations"].tolist() == [36, 27]
+    assert frame.equals(sim.compile(layer, DESIGN, calibration=batches).ranges)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

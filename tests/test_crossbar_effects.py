@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import simulator as sim
-from devices import ADC, IdealCell, PolynomialCell, RRAMCrossbar
-from devices.rram import CurrentVoltage, StuckCells, Temperature, Wires
+from devices import ADC, DAC, IdealCell, PolynomialCell, RRAMCrossbar
+from devices.rram import CurrentLaw, CurrentVoltage, PolynomialCurrent, StuckCells, Temperature, Wires
 from kernels.random import Key
 from kernels.wires import output_variance
 from simulator.lowering import CrossbarLayer
@@ -166,6 +166,29 @@ def test_a_nonlinear_cell_bends_the_input_before_the_sum() -> None:
     top = float(x.abs().max())
     expected = functional.linear(torch.sinh(2.0 * x / top) / 2.0 * top, layer.weight)
     assert torch.allclose(chip(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("slice_bits", [None, 1])
+@pytest.mark.parametrize(
+    "law",
+    [
+        CurrentVoltage(sinh_per_volt=8.0, full_scale_volt=0.5),
+        PolynomialCurrent(coefficients=((0.0,), (4e-4,)), low_siemens=LOW, high_siemens=HIGH, full_scale_volt=0.5),
+    ],
+)
+def test_the_adc_is_calibrated_on_the_currents_of_bent_cells(law: CurrentLaw, slice_bits: int | None) -> None:
+    """Cells that carry up to several times the linear current: a range of linear currents would clip most of it."""
+    layer, x = drawn(nn.Linear(9, 4, bias=False)), torch.randn(300, 9, generator=generator(1)).clamp(-2, 2)
+    fields = {"cell": IDEAL, "current_voltage": law, "dac": DAC(bits=8, slice_bits=slice_bits)}
+    chips = [
+        sim.compile(layer, RRAMCrossbar(adc=adc, **fields), example_inputs=(x,), calibration=[x]).program(seed=0)
+        for adc in (ADC(bits=12, range_policy="maximum"), None)
+    ]
+    digitized, exact = (chip(x).detach() for chip in chips)
+    assert float((digitized - exact).abs().max() / exact.abs().max()) < 2e-3
+    full = float(chips[0].ranges.set_index("converter").loc["ADC", "full_scale"])
+    largest = float(exact.abs().max() / layer.weight.detach().abs().max())  # in inputs times weight codes
+    assert slice_bits is not None or full == pytest.approx(largest, rel=1e-3)
 
 
 def test_ideal_turns_every_effect_off() -> None:

@@ -1,5 +1,7 @@
 """The fused epilogue and the DAC: twins, backends, the law of the noise, and bits that depend on neither the JIT nor threads."""
 
+import hashlib
+import inspect
 import os
 import subprocess
 import sys
@@ -14,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from kernels import Key, convert, normal, quantize, uniform
-from kernels.threads import set_threads
+from kernels import Key, bits, convert, get_threads, normal, quantize, set_threads, truncated_normal, uniform
 from tests import naive
 
 pytestmark = pytest.mark.kernels
@@ -187,6 +188,71 @@ class TestConvert:
             convert(**{"values": torch.ones(2)} | changes)
 
 
+class TestLayouts:
+    """Images channels first and channels last: the same numbers, with the noise in the order of the memory."""
+
+    SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5), st.integers(1, 4))
+
+    @staticmethod
+    def laid(values: torch.Tensor, last: bool) -> torch.Tensor:
+        return values.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    @EXAMPLES
+    @given(
+        shape=SHAPES | st.sampled_from([(2, 1030, 2, 2), (3, 70, 9, 2)] if COMPILED else [(1, 33, 8, 4)]),
+        noisy=st.booleans(),
+        given_last=st.booleans(),
+        out_last=st.booleans(),
+        accumulate=st.booleans(),
+    )
+    def test_equals_naive(self, shape, noisy, given_last, out_last, accumulate):
+        values, variance = values_and_variance(shape)
+        start = normal(KEY.fold("out"), shape)
+        # With one channel or one position the two layouts are one.
+        last = (given_last or out_last) and shape[1] > 1 and shape[2] * shape[3] > 1
+
+        def lined(tensor: torch.Tensor) -> np.ndarray:
+            return np.ascontiguousarray((tensor.permute(0, 2, 3, 1) if last else tensor).numpy())
+
+        line = lined(values)
+        noise = normal(KEY, line.shape).numpy()
+        spread = lined(variance) if noisy else np.zeros_like(line)
+        expected = naive.convert(line, noise, spread, 0.3, 9, 4.0)
+        expected = lined(start) + expected if accumulate else expected
+        for backend in ("numba", "torch"):
+            out = self.laid(start.clone(), out_last)
+            result = convert(
+                self.laid(values, given_last),
+                variance=self.laid(variance, given_last) if noisy else None,
+                key=KEY if noisy else None,
+                step=0.3,
+                limit=9,
+                scale=4.0,
+                out=out,
+                accumulate=accumulate,
+                backend=backend,
+            )
+            assert result is out
+            assert np.array_equal(lined(result), expected)
+
+    @pytest.mark.parametrize("backend", ["numba", "torch"])
+    def test_quantize_changes_the_layout(self, backend):
+        values, _ = values_and_variance((2, 5, 3, 4))
+        out = self.laid(torch.empty_like(values), last=True)
+        quantize(values, 0.5, -2, 3, out=out, backend=backend)
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        assert np.array_equal(out.numpy(), naive.quantize(values.numpy(), 0.5, -2, 3))
+
+    def test_a_new_tensor_lies_like_the_values(self):
+        values = self.laid(values_and_variance((2, 5, 3, 4))[0], last=True)
+        assert convert(values, step=0.5, limit=3).stride() == values.stride()
+
+    def test_refuses_two_layouts_of_values_and_variance(self):
+        values, variance = values_and_variance((2, 5, 3, 4))
+        with pytest.raises(ValueError, match="`variance` must lie in memory like `values`"):
+            convert(values, variance=self.laid(variance, last=True), key=KEY)
+
+
 class TestQuantize:
     @EXAMPLES
     @given(length=st.integers(0, 1030), step=st.floats(2**-6, 8, width=32), low=st.integers(-9, 0), span=st.integers(0, 300))
@@ -224,49 +290,40 @@ class TestQuantize:
             quantize(torch.ones(2), *arguments)
 
 
-DIGEST = """
-import hashlib, sys, numba, torch
-from kernels import Key, bits, convert, normal, set_threads, truncated_normal, uniform
-count = int(sys.argv[1])
-set_threads(numba.get_num_threads())
-key = Key.of(seed=22, read=2**35)
-values, variance = normal(key, count), uniform(key.fold("v"), count)
-converted = convert(values, variance=variance, key=key, step=0.1, limit=20)
-drawn = [values, variance, converted, truncated_normal(key, values.abs(), variance + 1)]
-digest = hashlib.sha256(b"".join(each.numpy().tobytes() for each in drawn) + bits(key, count).tobytes()).hexdigest()
-print(digest, numba.config.DISABLE_JIT, numba.get_num_threads())
-"""
-
-
-def digest_elsewhere(count: int, **environment: str) -> list[str]:
-    root = Path(__file__).parents[1]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    finished = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", DIGEST, str(count)],
-        env=inherited | {"PYTHONPATH": str(root)} | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return finished.stdout.split()
+def digest(count: int) -> str:
+    key = Key.of(seed=22, read=2**35)
+    values, variance = normal(key, count), uniform(key.fold("v"), count)
+    converted = convert(values, variance=variance, key=key, step=0.1, limit=20)
+    drawn = [values, variance, converted, truncated_normal(key, values.abs(), variance + 1)]
+    return hashlib.sha256(b"".join(each.numpy().tobytes() for each in drawn) + bits(key, count).tobytes()).hexdigest()
 
 
 @large
 def test_bits_do_not_depend_on_the_jit():
-    plain = digest_elsewhere(1500, NUMBA_DISABLE_JIT="1")
-    compiled = digest_elsewhere(1500, NUMBA_NUM_THREADS="1")
-    assert plain[1] == "1"
-    assert compiled[1] == "0"
-    assert plain[0] == compiled[0]
+    script = "import hashlib, numba\nfrom kernels import Key, bits, convert, normal, truncated_normal, uniform\n" + inspect.getsource(
+        digest
+    )
+    finished = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", script + "print(numba.config.DISABLE_JIT, digest(1500))"],
+        env={name: value for name, value in os.environ.items() if not name.startswith("COV")}
+        | {"PYTHONPATH": str(Path(__file__).parents[1]), "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert finished.stdout.split() == ["1", digest(1500)]
 
 
 @large
 def test_bits_do_not_depend_on_threads():
     count = 70 * 1024 + 5
-    one = digest_elsewhere(count, NUMBA_NUM_THREADS="1")
-    two = digest_elsewhere(count, NUMBA_NUM_THREADS="2")
-    assert (one[2], two[2]) == ("1", "2")
-    assert one[0] == two[0]
+    one = digest(count)
+    set_threads(2)
+    try:
+        assert get_threads() == min(2, numba.config.NUMBA_NUM_THREADS)
+        assert digest(count) == one
+    finally:
+        set_threads(1)
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])

@@ -15,10 +15,11 @@ from torch import nn
 import simulator as sim
 from devices import Hardware, RRAMCrossbar, SRAMMacro
 from simulator.figures import encode
-from simulator.floorplan import MOST_RECTANGLES, filled
+from simulator.floorplan import MOST_NAMES, MOST_RECTANGLES, filled
 from simulator.flow_figure import BOX_INCHES, NODE_INCHES
 from simulator.lowering import lower, weight_layer
 from tests import networks
+from tests.test_mixed_spiking import four
 
 LARGE = RRAMCrossbar.preset("wan_nature_2022")
 SMALL = LARGE.replace(rows=32, columns=16)
@@ -57,12 +58,14 @@ def chip(name: str) -> sim.Chip:
     if name == "no examples":
         return sim.compile(nn.Sequential(nn.Linear(100, 10), nn.ReLU()), LARGE)
     if name == "many layers":
-        return sim.compile(nn.Sequential(*(nn.Linear(30, 30) for _ in range(130))), LARGE, example_inputs=torch.rand(1, 30))
+        return sim.compile(nn.Sequential(*(nn.Linear(30, 30) for _ in range(MOST_NAMES + 5))), LARGE, example_inputs=torch.rand(1, 30))
+    if name == "four kinds":
+        return four()[1]
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 2, 128, batch_first=True), 2)
     return sim.compile(encoder, {"*_proj": SMALL, "*linear1": LARGE}, example_inputs=torch.rand(1, 4, 64))
 
 
-CHIPS = ("one array", "convolutions", "no examples", "many layers", "transformer")
+CHIPS = ("one array", "convolutions", "no examples", "many layers", "transformer", "four kinds")
 
 
 def check_words(figure: Figure) -> None:
@@ -202,3 +205,14 @@ def test_a_layer_that_is_not_called_is_in_the_picture() -> None:
     figure = sim.compile(Half(), LARGE, example_inputs=torch.rand(1, 4)).graph_figure()
     assert "Linear, not called, 1 array" in [text.get_text() for text in figure.axes[0].texts]
     check_words(figure)
+
+
+def test_four_kinds_of_hardware_have_their_own_words_and_numbers_in_the_order_of_the_model() -> None:
+    _, chip = four()
+    words = [text.get_text() for text in chip.floorplan().axes[0].texts]
+    assert {"NeuromorphicChip: 1 core, 100% of its neurons used", "body (SpikingNetwork), 1 core, 100%"} <= set(words)
+    assert any(word.startswith("SystolicArray, 8 x 8 cells: 1 layer in turn, ") for word in words)
+    names = [word.partition(" ")[0] for word in words if word.endswith("%") and "(" in word]
+    assert names == ["stem", "body", "middle", "head"]
+    assert "  NeuromorphicChip: 1 layer on 1 core, 100% of their neurons used" in repr(chip).splitlines()
+    assert "  SystolicArray: 1 layer in turn on 1 array, " in repr(chip)

@@ -109,6 +109,8 @@ def test_the_model_stays_as_it_was() -> None:
         ({"patches": (2, "3")}, "must name a module whose output is an image"),
         ({"patches": (50, "0")}, "must cut 8 x 8 positions"),
         ({"patches": (2, "1")}, "must be local"),
+        ({"patches": 2}, "must be a grid and the name of a module"),
+        ({"patches": (2.5, "0")}, "must be a grid and the name of a module"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(options: dict, line: str) -> None:

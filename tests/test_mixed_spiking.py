@@ -50,6 +50,24 @@ def test_every_part_lies_where_it_was_put_and_no_multiply_is_lost() -> None:
         assert torch.allclose(chip(X), model(X), atol=1e-4)
 
 
+def test_nothing_is_said_to_be_unused_and_every_row_has_the_name_of_its_layer() -> None:
+    _, chip = four()
+    assert not [warning for warning in chip.warnings if "never called" in warning]
+    frame = chip.cost(X)
+    assert set(frame["layer"]) <= {"model", *(name for name, _ in Four().named_modules()), *chip.coverage["layer"]}
+    assert {"body.2", "body.4", "body"} <= set(frame.loc[frame["hardware"] == "NeuromorphicChip", "layer"])
+    cores = chip.coverage.set_index("layer")["arrays"]
+    assert chip.layers["body"].placement.arrays == 1 == cores["body.2"] == cores["body.4"]  # both on the one core without limits
+
+
+def test_the_picture_of_the_graph_shows_the_spiking_part_and_what_is_computed_before_it() -> None:
+    _, chip = four()
+    words = [text.get_text() for text in chip.graph_figure().axes[0].texts]
+    inside, beside = 6 * 16 * 4 * 6, 6 * 16 * 6 * 36
+    assert f"SpikingNetwork, {inside / 1000:.3g} kMAC, 1 core" in words and f"input current, {beside / 1000:.3g} kMAC" in words
+    assert words[0] == f"{1 - beside / chip.macs:.0%} of {chip.macs / 1000:.3g} k multiply-accumulates on hardware"
+
+
 def test_spiking_rates_come_near_the_float_body() -> None:
     model = Four().eval()
     chip = sim.compile(model, {"body": CORE}, example_inputs=(X,), calibration=X, timesteps=512)
@@ -86,6 +104,9 @@ def test_a_mixed_chip_is_saved_copied_and_trained_around() -> None:
     [
         ({"stem": CORE}, {}, "pattern 'stem' must match a module with layers and activations inside"),
         ({nn.Conv2d: CORE}, {}, "spiking cores must be given by the name of a module"),
+        ({"body": CORE, "body.0": RRAM}, {}, "layer `body.0` must match one pattern, but lies in `body`, which is on spiking cores, and"),
+        ({"body": CORE, "*": RRAM}, {}, r"layer `body.0` must match one pattern, but lies in `body`[^\n]*matches '\*'"),
+        ({"body": CORE, nn.Conv2d: RRAM}, {}, r"layer `body.0` must match one pattern[^\n]*matches Conv2d"),
         ({"body": CORE}, {"timesteps": None}, "`timesteps` must be an integer of at least 1"),
         ({"body": CORE}, {"example_inputs": ()}, "`example_inputs` must be given where a module lies on spiking cores"),
     ],
@@ -94,3 +115,22 @@ def test_a_part_that_cannot_spike_is_refused(design: dict[object, SpikingCore], 
     given = {"example_inputs": (X,), "timesteps": 8, **options}
     with pytest.raises(ValueError, match=rf"^Argument [^\n]*{message}[^\n]*$"):
         sim.compile(Four().eval(), design, **given)
+
+
+def test_a_model_without_modules_inside_is_refused_with_what_to_do() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"^Argument `design`: pattern '\*' must match [^\n]* pass the core alone as `design`"):
+        sim.compile(model, {"*": CORE}, example_inputs=(torch.rand(2, 4),), timesteps=4)
+
+
+def test_linear_layers_of_tokens_spike_beside_other_hardware() -> None:
+    generator = torch.Generator().manual_seed(0)
+    body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU())
+    model = nn.Sequential(nn.Linear(6, 6), body, nn.Linear(6, 3)).eval()
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
+    x = torch.rand(16, 5, 6, generator=generator)
+    chip = sim.compile(model, {"0": RRAM.ideal(), "1": CORE}, example_inputs=(x,), calibration=[(x,)], timesteps=256)
+    with torch.no_grad():
+        exact = model(x)
+        assert float((chip(x) - exact).abs().max() / exact.abs().max()) < 0.03

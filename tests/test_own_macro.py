@@ -33,7 +33,7 @@ class OwnMacro(ComputeMacro):
         return product, 4.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(convolutions(), st.integers(4, 40), st.integers(1, 5), st.booleans())
 def test_an_exact_macro_gives_the_integer_layer(case: tuple[nn.Module, Tensor], rows: int, columns: int, positive: bool) -> None:
     layer, x = case

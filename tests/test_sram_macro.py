@@ -364,6 +364,21 @@ def test_operands_that_do_not_fit_are_refused_in_a_line(inputs: torch.Tensor, we
     assert line in str(error.value)
 
 
-def test_noise_without_a_key_is_refused() -> None:
-    with pytest.raises(ValueError, match="`key` must be given"):
-        SRAMMacro(branch_sigma=0.1).mac(torch.ones(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.int64))
+def test_signed_activations_of_eight_bits_do_not_wrap_around() -> None:
+    inputs, weights = torch.tensor([[100, -100, 127, -128]], dtype=torch.int8), torch.tensor([[3], [-2], [1], [7]], dtype=torch.int8)
+    macro = SRAMMacro(rows=4, input_bits=8, signed_inputs=True, output_bits=12)
+    codes, scale = macro.mac(inputs, weights)
+    wide, _ = macro.mac(inputs.long(), weights.long())
+    assert torch.equal(codes, wide)
+    assert codes.item() * scale == pytest.approx(300 + 200 + 127 - 896, abs=17 * scale)
+
+
+def test_a_gain_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="`boost` must be at least 1"):
+        SRAMMacro().step(0)
+
+
+@pytest.mark.parametrize("key", [None, 3])
+def test_noise_without_a_key_is_refused(key: object) -> None:
+    with pytest.raises(ValueError, match="`key` must be a Key"):
+        SRAMMacro(branch_sigma=0.1).mac(torch.ones(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.int64), key)

@@ -1,6 +1,6 @@
 """Weights as the difference of two cells."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -34,6 +34,10 @@ class DifferentialMapping(WeightMapping):
     ([[[3.0, -2.0]], [[3.0, -1.0]]], (1.0, 4.0), 1.0)
     """
 
+    crosspoints: ClassVar[int] = 2
+    cells_per_weight: ClassVar[int] = 2
+    sign_bits: ClassVar[int] = 1
+
     sides: Literal["one", "two"] = "one"
     subtraction: Literal["analog", "digital"] = "analog"
 
@@ -42,21 +46,6 @@ class DifferentialMapping(WeightMapping):
         if self.sides == "two" and self.slices > 1:
             raise ValueError(f"`sides` must be 'one' where weights are cut into slices, but got 'two' with {self.slices} slices")
         return self
-
-    @property
-    def code_bits(self) -> int:
-        """Bits of the magnitude."""
-        return (self.weight_bits or 1) - 1
-
-    @property
-    def crosspoints(self) -> int:
-        """A plus and a minus column."""
-        return 2
-
-    @property
-    def cells_per_weight(self) -> int:
-        """A pair."""
-        return 2
 
     @property
     def reference_columns(self) -> int:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -85,6 +85,13 @@ class WeightMapping(Design):
         False stores what lies between a weight and its code in the cells of the lowest slice: what quantization costs can be told apart.
     """
 
+    crosspoints: ClassVar[int]
+    """Columns that a weight takes in each slice."""
+    cells_per_weight: ClassVar[int]
+    """Cells that hold a weight in each slice."""
+    sign_bits: ClassVar[int]
+    """Bits of a weight that its cells do not hold, because two lines tell the sign: 1, or 0 where the weight is shifted."""
+
     scaling: Literal["layer", "column"] = "layer"
     clip_percentile: float | None = Field(default=None, gt=50, le=100)
     weight_bits: int | None = Field(default=None, ge=2, le=16)
@@ -109,21 +116,6 @@ class WeightMapping(Design):
 
     @property
     @abstractmethod
-    def code_bits(self) -> int:
-        """Bits of a weight that the cells hold."""
-
-    @property
-    @abstractmethod
-    def crosspoints(self) -> int:
-        """Columns that a weight takes in each slice."""
-
-    @property
-    @abstractmethod
-    def cells_per_weight(self) -> int:
-        """Cells that hold a weight in each slice."""
-
-    @property
-    @abstractmethod
     def reference_columns(self) -> int:
         """Reference columns of each array and slice."""
 
@@ -135,6 +127,11 @@ class WeightMapping(Design):
     @abstractmethod
     def map(self, weight: Tensor, cell: ResistiveCell, references: int = 0) -> MappedWeights:
         """Return codes and conductance targets for a weight of shape (outputs, ...) with a number of reference columns."""
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a weight that the cells hold."""
+        return (self.weight_bits or self.sign_bits) - self.sign_bits
 
     @property
     def digit_bits(self) -> tuple[int, ...]:

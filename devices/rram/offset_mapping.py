@@ -1,6 +1,6 @@
 """Weights as one cell each, shifted so that none is negative, and a reference column for the shift."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,22 +33,11 @@ class OffsetMapping(WeightMapping):
     [[[[6.0, 0.0, 3.0], [3.0, 3.0, 3.0]]]]
     """
 
+    crosspoints: ClassVar[int] = 1
+    cells_per_weight: ClassVar[int] = 1
+    sign_bits: ClassVar[int] = 0
+
     reference: Literal["column", "converted", "digital"] = "column"
-
-    @property
-    def code_bits(self) -> int:
-        """Bits of the shifted weight."""
-        return self.weight_bits or 0
-
-    @property
-    def crosspoints(self) -> int:
-        """One column."""
-        return 1
-
-    @property
-    def cells_per_weight(self) -> int:
-        """One cell."""
-        return 1
 
     @property
     def reference_columns(self) -> int:

@@ -1,5 +1,7 @@
 """Weights as the magnitude in one cell and the sign in the line that it hangs on."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -27,20 +29,9 @@ class SignMagnitudeMapping(WeightMapping):
     ([[[3.0, -1.0, 0.0]]], [[False, True, False]])
     """
 
-    @property
-    def code_bits(self) -> int:
-        """Bits of the magnitude."""
-        return (self.weight_bits or 1) - 1
-
-    @property
-    def crosspoints(self) -> int:
-        """A plus and a minus line."""
-        return 2
-
-    @property
-    def cells_per_weight(self) -> int:
-        """One cell."""
-        return 1
+    crosspoints: ClassVar[int] = 2
+    cells_per_weight: ClassVar[int] = 1
+    sign_bits: ClassVar[int] = 1
 
     @property
     def reference_columns(self) -> int:

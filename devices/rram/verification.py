@@ -27,6 +27,8 @@ class Verification(Design):
     ----------
     max_pulses
         Pulses after which a cell is given up.
+    tolerance
+        Error that is accepted.
 
     Examples
     --------
@@ -38,6 +40,7 @@ class Verification(Design):
     """
 
     max_pulses: int = Field(default=1000, ge=1, le=2**20)
+    tolerance: float = Field(default=0.06, gt=0)
 
     @abstractmethod
     def loop(self, target: Tensor, start: Tensor, key: Key) -> Verified:
@@ -72,10 +75,13 @@ class PulseVerification(Verification):
 
     Parameters
     ----------
-    step, pulse_sigma, tolerance
-        Step of a pulse, its standard deviation, and the error that is accepted, in units of the full range.
+    step, pulse_sigma
+        Step of a pulse and its standard deviation, in units of the full range.
     start
-        ``erased``: a cell is set to g_min first. ``programmed``: it goes on from where programming left it.
+        ``erased``: a cell is set to g_min first, and its target is reached from below: the error that is left is not centered, but has a
+        mean of -0.019 of the range at the defaults and uniform targets, and targets below the tolerance stay at g_min. What all weights
+        have in common, a network feels more than what scatters. ``programmed``: a cell goes on from where programming left it; the error
+        is centered, and the pulses are fewer.
 
     References
     ----------
@@ -86,13 +92,12 @@ class PulseVerification(Verification):
     --------
     >>> targets = torch.linspace(0, 1, 100_001)
     >>> reached, pulses = PulseVerification().loop(targets, torch.zeros_like(targets), Key.of(seed=0))
-    >>> round(float(pulses.float().mean()), 1), round(float((reached - targets).std()), 2)
-    (9.7, 0.03)
+    >>> round(float(pulses.float().mean()), 1), round(float((reached - targets).std()), 2), round(float((reached - targets).mean()), 3)
+    (9.7, 0.03, -0.019)
     """
 
     step: float = Field(default=0.05, gt=0)
     pulse_sigma: float = Field(default=0.05, ge=0)
-    tolerance: float = Field(default=0.06, gt=0)
     start: Literal["erased", "programmed"] = "erased"
 
     def loop(self, target: Tensor, start: Tensor, key: Key) -> Verified:
@@ -106,8 +111,8 @@ class RedrawVerification(Verification):
 
     Parameters
     ----------
-    sigma, tolerance
-        Standard deviation of one write, and the error that is accepted, in units of the full range.
+    sigma
+        Standard deviation of one write, in units of the full range.
 
     Examples
     --------
@@ -118,7 +123,6 @@ class RedrawVerification(Verification):
     """
 
     sigma: float = Field(default=0.1, ge=0)
-    tolerance: float = Field(default=0.06, gt=0)
 
     def loop(self, target: Tensor, start: Tensor, key: Key) -> Verified:
         """Return shares of the range that are reached, and writes."""

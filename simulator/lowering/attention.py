@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simulator.weight_layers import NotMappedError
-
 
 class MultiheadAttention(nn.Module):
     """The layer of the same name in torch with its projections as layers of their own, so that each can lie on hardware.
@@ -19,11 +17,6 @@ class MultiheadAttention(nn.Module):
     attention
         The torch layer; its parameters are shared.
 
-    Raises
-    ------
-    NotMappedError
-        If the layer appends learned keys and values or a zero key, which this one has not.
-
     Examples
     --------
     >>> original = nn.MultiheadAttention(8, 2, batch_first=True).eval()
@@ -34,8 +27,6 @@ class MultiheadAttention(nn.Module):
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
-        if attention.bias_k is not None or attention.add_zero_attn:
-            raise NotMappedError("multi-head attention with bias_k or add_zero_attn: digital")
         self.embed_dim = attention.embed_dim
         self.num_heads = attention.num_heads
         self.head_dim = attention.head_dim
@@ -54,6 +45,11 @@ class MultiheadAttention(nn.Module):
             part = None if bias is None else _part(bias, i, width)
             self.add_module(name, linear_with(weight, part))
         self.out_proj = linear_with(attention.out_proj.weight, attention.out_proj.bias)
+        self.bias_k: nn.Parameter | None
+        self.bias_v: nn.Parameter | None
+        self.register_parameter("bias_k", None if attention.bias_k is None else _parameter(attention.bias_k))
+        self.register_parameter("bias_v", None if attention.bias_v is None else _parameter(attention.bias_v))
+        self.add_zero_attn = attention.add_zero_attn
         self.training = attention.training
 
     def forward(
@@ -82,7 +78,10 @@ class MultiheadAttention(nn.Module):
             return projected.reshape(batch, -1, self.num_heads, self.head_dim).transpose(1, 2)
 
         q, k, v = (heads(self.get_submodule(name), part) for name, part in (("q_proj", query), ("k_proj", key), ("v_proj", value)))
+        k, v = self._appended(k, self.bias_k), self._appended(v, self.bias_v)
         mask = self._mask(attn_mask, key_padding_mask, batch, length, sources, query.dtype)
+        if mask is not None:  # nobody is kept from what was appended
+            mask = functional.pad(mask, (0, k.shape[2] - sources))
         dropout = self.dropout if self.training else 0.0
         weights: Tensor | None = None
         if need_weights:
@@ -97,6 +96,16 @@ class MultiheadAttention(nn.Module):
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
         return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _appended(self, projected: Tensor, learned: Tensor | None) -> Tensor:
+        """Return keys or values, shape (batch, heads, sources, width), with a learned one and one of zeros behind them where there are."""
+        shape = len(projected), self.num_heads, 1, self.head_dim
+        parts = [projected]
+        if learned is not None:
+            parts.append(learned.reshape(1, *shape[1:]).expand(shape))
+        if self.add_zero_attn:
+            parts.append(projected.new_zeros(shape))
+        return torch.cat(parts, 2) if len(parts) > 1 else projected
 
     def _mask(
         self, attn_mask: Tensor | None, padding: Tensor | None, batch: int, length: int, sources: int, dtype: torch.dtype

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from devices.base import Cost, ProgrammedCells
 from devices.rram import IdealCell, MappedWeights, RRAMCrossbar
@@ -17,8 +16,10 @@ from simulator.lowering.activity import layer_cost
 from simulator.lowering.arrays import build_arrays, output_blocks
 from simulator.lowering.converting import ConverterTables, converter_tables
 from simulator.lowering.ranging import CrossbarRanges
-from simulator.lowering.reading import Hear, Range, Reading
+from simulator.lowering.reading import Drive, Hear, Range, Reading
 from simulator.lowering.remapping import ColumnRemapping, remapping_of
+from simulator.lowering.shared_inputs import SharedInputs
+from simulator.lowering.straight_through import StraightThroughRead
 from simulator.lowering.treatment import CellTreatment, treatment_of
 from simulator.masters import WeightMark
 from simulator.operators import row_tiles
@@ -53,7 +54,6 @@ class CrossbarLayer(HardwareLayer):
         self.order: Tensor | None = None  # which output lies at each place; None where every one lies at its own
         self.trial = 0
         self._age = Fraction(0)
-        self.training_reads = 0
         self.input_range: float | None = None
         self.output_ranges: list[Range] | None = None
         self.hear: Hear | None = None
@@ -63,6 +63,7 @@ class CrossbarLayer(HardwareLayer):
         self._arrays: Reading | None = None
         self.sharing = False
         self._shared: SharedMapping | None = None
+        self._shared_inputs: SharedInputs[Drive] | None = None
         self._calibration = CrossbarRanges(design)
 
     # what and where
@@ -157,8 +158,8 @@ class CrossbarLayer(HardwareLayer):
         return mapped
 
     def share_between_trials(self) -> None:
-        """Keep the targets of the weights from one programming to the next, for as long as the masters stay: bits are the same."""
-        self.sharing = True
+        """Keep what programmings have in common: targets while the masters stay, and DAC codes of batches that come again; same bits."""
+        self.sharing, self._shared_inputs = True, SharedInputs()
 
     def _draw(self, mapped: MappedWeights, key: Key) -> ProgrammedCells:
         targets = mapped.targets_siemens
@@ -187,7 +188,15 @@ class CrossbarLayer(HardwareLayer):
 
     def _effective(self, mapped: MappedWeights, conductance: Tensor, seconds: float, key: Key) -> Reading:
         arrays = build_arrays(self.design, mapped, conductance, seconds, self.operator, self.tiles)
-        return Reading(self.design, self.operator, arrays, self._converters(key), self.input_range, self.output_ranges, self.hear)
+        ranges = self._ranges_by_place
+        return Reading(self.design, self.operator, arrays, self._converters(key), self.input_range, ranges, self.hear, self._shared_inputs)
+
+    @property
+    def _ranges_by_place(self) -> list[Range] | None:
+        """The ADC's ranges: where each output has its own, it moves with the output."""
+        if self.order is None or self.output_ranges is None:
+            return self.output_ranges
+        return [one[self.order] if isinstance(one, Tensor) and one.numel() > 1 else one for one in self.output_ranges]
 
     def _converters(self, key: Key) -> ConverterTables | None:
         outputs, device = self.weight.shape[0], self.weight.device
@@ -203,9 +212,9 @@ class CrossbarLayer(HardwareLayer):
         if self._arrays is None:
             key = Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="converters")
             self._arrays = self._effective(self._map(), self.conductance, self.seconds, key)
-        reading = self._arrays
-        if reading.input_range is not self.input_range or reading.output_ranges is not self.output_ranges or reading.hear is not self.hear:
-            self._arrays = replace(reading, input_range=self.input_range, output_ranges=self.output_ranges, hear=self.hear)
+        reading, ranges = self._arrays, self._ranges_by_place
+        if reading.input_range is not self.input_range or reading.output_ranges is not ranges or reading.hear is not self.hear:
+            self._arrays = replace(reading, input_range=self.input_range, output_ranges=ranges, hear=self.hear)
         return self._arrays
 
     @property
@@ -273,23 +282,24 @@ class CrossbarLayer(HardwareLayer):
             return self._with_bias(self.operator(surrounded, self.weight))
         if self.mode is Mode.CALIBRATE:
             return self._observe(surrounded)
+        self._require_finite(surrounded)
         if self.training:
-            self.training_reads += 1
+            number = self.training_read(surrounded)
             key = Key.of(seed=self.seed, layer=self.name, purpose="training")
             with torch.no_grad():
                 mapped = self._map()
                 # Fabricated once, programmed anew at each forward: what is keyed by the read counter changes, the devices stay.
-                cells = self._draw(mapped, key.fold("program").at(self.training_reads))
-                stand = self._stand(cells, 0.0, key.fold("drift").at(self.training_reads))
+                cells = self._draw(mapped, key.fold("program").at(number))
+                stand = self._stand(cells, 0.0, key.fold("drift").at(number))
                 reading = self._effective(mapped, stand, 0.0, key.fold("converters"))
-            key = key.fold("read").at(self.training_reads)
+            key = key.fold("read").at(number)
         else:
             reading = self._instance()
             self.reads += 1
             key = Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="read", read=self.reads)
         if torch.is_grad_enabled() and (surrounded.requires_grad or self.weight.requires_grad):
             weight = self.weight if self.order is None else self.weight[self.order]
-            read: Tensor = _Read.apply(surrounded, weight, self, reading, key)  # type: ignore[no-untyped-call]
+            read: Tensor = StraightThroughRead.apply(surrounded, weight, self, reading, key)  # type: ignore[no-untyped-call]
             return self._with_bias(self._in_order(read))
         with torch.no_grad():
             if self.order is None:
@@ -321,6 +331,13 @@ class CrossbarLayer(HardwareLayer):
             self._refuse(inputs, allowed)
         elif inputs.shape[inputs.dim() - dimensions - 1] != channels:
             self._refuse(inputs, allowed)
+
+    def _require_finite(self, inputs: Tensor) -> None:
+        """Refuse what no converter has a code for: it would saturate, or spoil the range of a whole batch."""
+        # One fast pass; a sum that overflows is looked into.
+        with torch.no_grad():
+            if not bool(torch.isfinite(inputs.sum())) and not bool(torch.isfinite(inputs).all()):
+                raise ValueError(f"Layer `{self.name}`: inputs must be finite, but got NaN or infinity; check the data or the layer before")
 
     # calibration
 
@@ -434,7 +451,7 @@ class CrossbarLayer(HardwareLayer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        state["_arrays"] = state["_shared"] = None
+        state["_arrays"] = state["_shared"] = state["_shared_inputs"] = None
         state["_mark"] = self._masters_are_current()
         return state
 
@@ -462,28 +479,3 @@ class SharedMapping:
     def holds(self, weight: Tensor, design: RRAMCrossbar, order: Tensor | None, treatment: CellTreatment | None) -> bool:
         """Return whether they are still those of these weights on this design."""
         return design is self.design and order is self.order and treatment is self.treatment and self.mark.holds(weight)
-
-
-class _Read(torch.autograd.Function):
-    """A read whose gradient passes straight through noise and rounding; inputs beyond the DAC's range get none."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, layer: CrossbarLayer, reading: Reading, key: Key) -> Tensor:
-        output, codes, unit = reading(inputs, key, keep=True)
-        ctx.layer, ctx.arrays, ctx.unit = layer, reading.arrays, unit
-        limit, dac, inside = layer.input_range, layer.design.dac, None
-        if limit is not None and dac is not None:
-            inside = (inputs <= limit) & (inputs >= (-limit if dac.signed else 0.0))
-        ctx.save_for_backward(codes, inside)
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        codes, inside = ctx.saved_tensors
-        weight = ctx.arrays.collapsed(ctx.layer.weight)
-        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
-        for_inputs, for_weight = ctx.layer.operator.gradients(upstream[0].contiguous(), codes, weight, needs)
-        if for_inputs is not None and inside is not None:
-            for_inputs = for_inputs * inside
-        return for_inputs, for_weight if for_weight is None else for_weight * ctx.unit, None, None, None

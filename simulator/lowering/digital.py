@@ -31,11 +31,12 @@ class DigitalLayer(IntegerLayer):
         If the array's outermost memory cannot hold the weights.
     """
 
+    design: DigitalArray
+
     def __init__(self, name: str, seed: int, design: DigitalArray, layer: WeightLayer) -> None:
         tiered = design if isinstance(design, TieredArray) else None
         input_bits, weight_bits = (None, None) if tiered is None else (tiered.input_bits, tiered.weight_bits)
-        super().__init__(name, seed, layer, input_bits or 8, weight_bits or 8, "column")
-        self.design = design
+        super().__init__(name, seed, design, layer, input_bits or 8, weight_bits or 8, "column")
         self.floating = input_bits is None
         self.accumulator_bits = 32 if tiered is None else tiered.accumulator_bits
         self._codes: tuple[Tensor, Tensor] | None = None
@@ -54,23 +55,13 @@ class DigitalLayer(IntegerLayer):
         if self.floating:
             notes.append("floating point")
         else:
-            sign = "signed" if self.signed else "unsigned"
-            notes.append(f"{sign} inputs in {self.input_bits} bits, weights in {self.weight_bits} bits, exact integer sums")
+            notes.append(f"{self.formats}, exact integer sums")
         folds, share = 1, 1.0
         if isinstance(design, SystolicArray):
             folds = groups * -(-k // design.rows) * -(-n // design.columns)
             share = self.weight.numel() / (folds * design.rows * design.columns)
             notes.append(f"{folds} folds of the weights over one array")
         return Placement(type(design).__name__, self.weight.numel() // groups, 1, share, "; ".join(notes))
-
-    def vectors(self, outputs: Tensor) -> int:
-        """Return how many input vectors a call with these outputs drove: one for each position of each group."""
-        return self.operator.positions(outputs) * self.operator.groups
-
-    @property
-    def fingerprint(self) -> str:
-        """Digits that identify the design."""
-        return self.design.fingerprint()
 
     def forget(self) -> None:
         """Drop the integer weights; they are rounded again at the next read."""

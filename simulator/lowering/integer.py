@@ -2,21 +2,23 @@
 
 from abc import abstractmethod
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from devices.base import ComputeMacro, Hardware
 from kernels.crossbar import quantize
 from simulator.calibration import BINS, ConverterRange, RangeObserver
 from simulator.hardware import HardwareLayer, Mode
 from simulator.masters import WeightMark
-from simulator.operators import LinearOperator, RowTile
+from simulator.operators import LinearOperator, RowTile, row_tiles
 from simulator.weight_layers import WeightLayer
 
 RANGE_CANDIDATES = 64
+Macro = TypeVar("Macro", bound=ComputeMacro)
 
 
 class IntegerLayer(HardwareLayer):
@@ -30,6 +32,8 @@ class IntegerLayer(HardwareLayer):
     ----------
     name, seed, layer
         See `HardwareLayer`.
+    design
+        What the layer lies on.
     input_bits, weight_bits
         Bits of an input and of a weight.
     weight_scaling
@@ -37,14 +41,21 @@ class IntegerLayer(HardwareLayer):
     """
 
     def __init__(
-        self, name: str, seed: int, layer: WeightLayer, input_bits: int, weight_bits: int, weight_scaling: Literal["layer", "column"]
+        self,
+        name: str,
+        seed: int,
+        design: Hardware,
+        layer: WeightLayer,
+        input_bits: int,
+        weight_bits: int,
+        weight_scaling: Literal["layer", "column"],
     ) -> None:
         super().__init__(name, seed, layer)
+        self.design = design
         self.input_bits, self.weight_bits, self.weight_scaling = input_bits, weight_bits, weight_scaling
         self.trial = 0
         self.seconds = 0.0
         self.reads = 0
-        self.training_reads = 0
         self.input_step: float | None = None
         self.signed = False
         self._programming_seed = seed
@@ -60,9 +71,19 @@ class IntegerLayer(HardwareLayer):
         return self._programmed
 
     @property
-    @abstractmethod
     def fingerprint(self) -> str:
         """Digits that identify the design that the layer lies on."""
+        return self.design.fingerprint()
+
+    def vectors(self, outputs: Tensor) -> int:
+        """Return how many input vectors a call with these outputs drove: one for each position of each group."""
+        return self.operator.positions(outputs) * self.operator.groups
+
+    @property
+    def formats(self) -> str:
+        """Words for the formats of the operands."""
+        sign = "signed" if self.signed else "unsigned"
+        return f"{sign} inputs in {self.input_bits} bits, weights in {self.weight_bits} bits"
 
     @abstractmethod
     def forget(self) -> None:
@@ -228,6 +249,40 @@ class IntegerLayer(HardwareLayer):
         placement = self.placement
         shape = " x ".join(str(size) for size in self.weight.shape)
         return f"{self.kind} {shape} on {placement.hardware}, {placement.arrays} arrays, utilization {placement.utilization:.0%}"
+
+
+class MacroTiles(IntegerLayer, Generic[Macro]):
+    """A layer whose matrix is cut into groups of rows, each on macros of its own.
+
+    Parameters
+    ----------
+    name, seed, layer, weight_scaling
+        See `IntegerLayer`.
+    design
+        The macro; the sign of its inputs is taken from calibration.
+    """
+
+    design: Macro
+
+    def __init__(self, name: str, seed: int, design: Macro, layer: WeightLayer, weight_scaling: Literal["layer", "column"]) -> None:
+        super().__init__(name, seed, design, layer, design.input_bits, design.weight_bits, weight_scaling)
+        self.kernel = tuple(self.weight.shape[2:])
+        self.tiles = row_tiles(self.weight.shape[1], self.weight[0, 0].numel(), design.rows)
+        self.signed = design.signed_inputs
+
+    @property
+    def macro(self) -> Macro:
+        """The design with the sign of this layer's inputs."""
+        return self.design if self.design.signed_inputs == self.signed else self.design.replace(signed_inputs=self.signed)
+
+    def padded(self, codes: Tensor) -> Tensor:
+        """Return input codes as a batch with the zeros of a convolution's padding around them."""
+        return pad_codes(self.operator, codes if self.operator.dimensions in (0, codes.dim() - 2) else codes.unsqueeze(0))
+
+    def shaped(self, rows: Tensor, padded: Tensor, codes: Tensor) -> Tensor:
+        """Return results (vectors, outputs) in the shape of the layer's outputs for these input codes."""
+        outputs = shape_outputs(self.operator, rows, padded, self.kernel)
+        return outputs if codes.dim() == padded.dim() else outputs.squeeze(0)
 
 
 class IntegerRead(torch.autograd.Function):

@@ -8,12 +8,11 @@ from torch import Tensor
 from devices.base import ComputeMacro, Cost
 from kernels.random import Key
 from simulator.hardware import Placement
-from simulator.lowering.integer import IntegerLayer, IntegerRead, pad_codes, shape_outputs, tile_matrix, tile_rows
-from simulator.operators import row_tiles
+from simulator.lowering.integer import IntegerRead, MacroTiles, tile_matrix, tile_rows
 from simulator.weight_layers import WeightLayer
 
 
-class IntegerMacroLayer(IntegerLayer):
+class IntegerMacroLayer(MacroTiles[ComputeMacro]):
     """A layer on any `ComputeMacro`: its matrix cut into macros, whose products are added digitally.
 
     Parameters
@@ -27,32 +26,19 @@ class IntegerMacroLayer(IntegerLayer):
     """
 
     def __init__(self, name: str, seed: int, design: ComputeMacro, layer: WeightLayer) -> None:
-        super().__init__(name, seed, layer, design.input_bits, design.weight_bits, "column")
-        self.design = design
-        self.kernel = tuple(self.weight.shape[2:])
-        self.tiles = row_tiles(self.weight.shape[1], self.weight[0, 0].numel(), design.rows)
-        self.signed = design.signed_inputs
+        super().__init__(name, seed, design, layer, "column")
         self._codes: tuple[Tensor, Tensor] | None = None
+        self._training_key = Key.of(seed=seed, layer=name, purpose="training")
 
     @property
     def placement(self) -> Placement:
         """Macros and the share of their cells that hold a weight."""
         groups, design = self.operator.groups, self.design
         macros = groups * len(self.tiles) * -(-(self.weight.shape[0] // groups) // design.columns)
-        sign = "signed" if self.signed else "unsigned"
         notes = [self.note] if self.note else []
-        notes.append(f"{sign} inputs in {self.input_bits} bits, weights in {self.weight_bits} bits")
+        notes.append(self.formats)
         share = self.weight.numel() / (macros * design.rows * design.columns)
         return Placement(type(design).__name__, self.weight.numel() // groups, macros, share, "; ".join(notes))
-
-    def vectors(self, outputs: Tensor) -> int:
-        """Return how many input vectors a call with these outputs drove: one for each position of each group."""
-        return self.operator.positions(outputs) * self.operator.groups
-
-    @property
-    def fingerprint(self) -> str:
-        """Digits that identify the design."""
-        return self.design.fingerprint()
 
     def forget(self) -> None:
         """Drop the integer weights; they are rounded again at the next read."""
@@ -66,7 +52,8 @@ class IntegerMacroLayer(IntegerLayer):
         if reference is not None:
             return reference
         if self.training:
-            self.training_reads += 1
+            number = self.training_read(surrounded)
+            self._training_key = Key.of(seed=self.seed, layer=self.name, purpose="training").fold("program", number).at(number)
             codes = self.weight_codes()
         else:
             if not self._programmed:
@@ -86,9 +73,7 @@ class IntegerMacroLayer(IntegerLayer):
     def read(self, inputs: Tensor, weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, float]:
         """Return the outputs without bias, the input codes, and the value of one input step."""
         codes, step = self.input_codes(inputs)
-        batched = codes if self.operator.dimensions in (0, codes.dim() - 2) else codes.unsqueeze(0)
-        padded, groups = pad_codes(self.operator, batched), self.operator.groups
-        macro = self.design if self.design.signed_inputs == self.signed else self.design.replace(signed_inputs=self.signed)
+        padded, groups, macro = self.padded(codes), self.operator.groups, self.macro
         parts: list[Tensor] = []
         for g in range(groups):
             outputs = padded.new_zeros(())
@@ -102,13 +87,12 @@ class IntegerMacroLayer(IntegerLayer):
                 outputs = outputs + torch.cat(blocks, 1)
             parts.append(outputs)
         total = torch.cat(parts, 1).mul_(weights[1] * step)
-        shaped = shape_outputs(self.operator, total, padded, self.kernel)
-        return shaped if batched is codes else shaped.squeeze(0), codes, step
+        return self.shaped(total, padded, codes), codes, step
 
     def _product(self, macro: ComputeMacro, rows: Tensor, matrix: Tensor, place: tuple[int, int, int]) -> Tensor:
         """Return one macro's estimate of a product; its errors belong to the trial and its noise to the read."""
         if self.training:
-            key = Key.of(seed=self.seed, layer=self.name, purpose="training").fold("program", self.training_reads).at(self.training_reads)
+            key = self._training_key
         else:
             key = Key.of(seed=self._programming_seed, trial=self.trial, layer=self.name, purpose="program", read=self.reads)
         codes, value = macro.mac(rows, matrix.contiguous(), key.fold(*place))

@@ -13,8 +13,7 @@ from devices.sram.reading import fabricate_digits, read_digits
 from kernels.random import Key
 from simulator.calibration import ConverterRange
 from simulator.hardware import Placement
-from simulator.lowering.integer import IntegerLayer, pad_codes, shape_outputs, tile_matrix, tile_rows, untile_matrix
-from simulator.operators import row_tiles
+from simulator.lowering.integer import MacroTiles, pad_codes, tile_matrix, tile_rows, untile_matrix
 from simulator.weight_layers import WeightLayer
 
 BOOSTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256)
@@ -26,7 +25,7 @@ Arrays = list[list[MacroInstance]]
 """For each tile of rows and each digit of the weights, the fabricated macros."""
 
 
-class MacroLayer(IntegerLayer):
+class MacroLayer(MacroTiles[SRAMMacro]):
     """A linear layer or convolution on SRAM macros: integers in groups of rows, each group converted on its own.
 
     Parameters
@@ -40,11 +39,7 @@ class MacroLayer(IntegerLayer):
     """
 
     def __init__(self, name: str, seed: int, design: SRAMMacro, layer: WeightLayer) -> None:
-        super().__init__(name, seed, layer, design.input_bits, design.weight_bits, design.weight_scaling)
-        self.design = design
-        self.kernel = tuple(self.weight.shape[2:])
-        self.tiles = row_tiles(self.weight.shape[1], self.weight[0, 0].numel(), design.rows)
-        self.signed = design.signed_inputs
+        super().__init__(name, seed, design, layer, design.weight_scaling)
         self.boost: int | None = design.boost
         self.clipped: float | None = None
         self._arrays: tuple[Arrays, Tensor, Tensor] | None = None
@@ -62,8 +57,7 @@ class MacroLayer(IntegerLayer):
             blocks = max(1, min(groups, design.rows // self.tiles[0].rows, design.columns // outputs))
         macros = -(-groups // blocks) * len(self.tiles) * columns
         notes = [self.note] if self.note else []
-        sign = "signed" if self.signed else "unsigned"
-        notes.append(f"{sign} inputs in {self.input_bits} bits, weights in {self.weight_bits} bits")
+        notes.append(self.formats)
         if design.input_places * design.weight_places > 1:
             notes.append(f"{design.input_places} x {design.weight_places} digits of 4 bits, shifted and added")
         if self.boost is not None:
@@ -78,23 +72,9 @@ class MacroLayer(IntegerLayer):
             "; ".join(notes),
         )
 
-    def vectors(self, outputs: Tensor) -> int:
-        """Return how many input vectors a call with these outputs drove: one for each position of each group."""
-        return self.operator.positions(outputs) * self.operator.groups
-
-    @property
-    def fingerprint(self) -> str:
-        """Digits that identify the design."""
-        return self.design.fingerprint()
-
     def forget(self) -> None:
         """Drop the fabricated instance; the next read draws it again from its key."""
         self._arrays = None
-
-    @property
-    def macro(self) -> SRAMMacro:
-        """The design with the sign of this layer's inputs."""
-        return self.design if self.design.signed_inputs == self.signed else self.design.replace(signed_inputs=self.signed)
 
     @torch.no_grad()
     def _fabricate(self, key: Key) -> tuple[Arrays, Tensor, Tensor]:
@@ -124,10 +104,10 @@ class MacroLayer(IntegerLayer):
         if reference is not None:
             return reference
         if self.training:
-            self.training_reads += 1
+            number = self.training_read(surrounded)
             key = Key.of(seed=self.seed, layer=self.name, purpose="training")
-            instance = self._fabricate(key.fold("program", self.training_reads))
-            key = key.fold("read").at(self.training_reads)
+            instance = self._fabricate(key.fold("program", number))
+            key = key.fold("read").at(number)
         else:
             instance = self._instance()
             self.reads += 1
@@ -142,19 +122,19 @@ class MacroLayer(IntegerLayer):
         """Return the outputs without bias, the input codes, and the value of one input step."""
         arrays, unit, sums = instance
         codes, step = self.input_codes(inputs)
-        batched = codes if self.operator.dimensions in (0, codes.dim() - 2) else codes.unsqueeze(0)
-        padded = pad_codes(self.operator, batched)
-        macro, boost, out = self.macro, self.boost or 1, None
+        padded = self.padded(codes)
+        macro, boost, out, products = self.macro, self.boost or 1, None, None
         for t, tile in enumerate(self.tiles):
             digits = input_digits(tile_rows(self.operator, padded, self.kernel, tile), self.input_bits, self.signed)
-            out = read_digits(macro, digits, arrays[t], boost, key.fold(t), out)
+            if products is None:
+                products = digits[0].new_empty(*digits[0].shape[:2], arrays[t][0].weights.shape[2])
+            out = read_digits(macro, digits, arrays[t], boost, key.fold(t), out, products)
         assert out is not None
         worth = unit * step
         out.mul_(worth * macro.step(boost))
         if macro.restoration:
             out.add_(sums * worth * macro.restoration)
-        outputs = shape_outputs(self.operator, out, padded, self.kernel)
-        return outputs if batched is codes else outputs.squeeze(0), codes, step
+        return self.shaped(out, padded, codes), codes, step
 
     def collapsed(self, instance: tuple[Arrays, Tensor, Tensor]) -> Tensor:
         """Return the effective weight of the layer's shape, in the weight's own unit."""

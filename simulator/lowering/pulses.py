@@ -63,7 +63,6 @@ class PulseLayer(HardwareLayer):
             raise NotMappedError(str(error)) from None
         self.trial = 0
         self.seconds = 0.0
-        self.training_reads = 0
         self._programming_seed = seed
         self._programmed = False
         self._mark: WeightMark | None = None
@@ -113,9 +112,9 @@ class PulseLayer(HardwareLayer):
         if self.mode is not Mode.HARDWARE:
             return self.circuit.decode(self.circuit.probabilities(inputs, self.weight))
         if self.training:
-            self.training_reads += 1
-            key = Key.of(seed=self.seed, layer=self.name, purpose="training", read=self.training_reads)
-            chip = self.design.drifted(self.seed, self.training_reads) if self.noisy else self.design
+            number = self.training_read(inputs)
+            key = Key.of(seed=self.seed, layer=self.name, purpose="training", read=number)
+            chip = self.design.drifted(self.seed, number) if self.noisy else self.design
         else:
             if not self._programmed:
                 self.program(self._programming_seed, self.trial)

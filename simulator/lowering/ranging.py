@@ -1,6 +1,8 @@
 """Choosing the full scales of a crossbar layer's converters on calibration data."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -8,8 +10,10 @@ from torch import Tensor
 from devices.converters import Converter
 from devices.rram import RRAMCrossbar
 from simulator.calibration import ColumnObserver, ConverterRange, RangeObserver, full_scale
-from simulator.lowering.products import multiply
-from simulator.lowering.reading import Range, Reading, digits_of
+from simulator.lowering.reading import Drive, Range, Reading
+
+KEPT_BYTES = 1 << 28
+"""Memory that the nominal arrays of all layers together may take while calibration runs; those beyond are built anew for each batch."""
 
 
 class CrossbarRanges:
@@ -30,11 +34,12 @@ class CrossbarRanges:
         self._outputs: list[RangeObserver | ColumnObserver] = [ColumnObserver() if by_column else RangeObserver() for _ in range(slices)]
         self._pass = 0
         self._nominal: Reading | None = None
+        self._kept_bytes = 0
 
     @property
     def passes(self) -> int:
-        """Passes over the data: currents of input digits are known only after the DAC's range is."""
-        return 2 if self._digital_slices else 1
+        """Passes over the data: currents of input digits, and of voltages that bend them, are known only after the DAC's range is."""
+        return 2 if self._digital_slices or (self.design.adc is not None and self.design.current_voltage is not None) else 1
 
     @property
     def _digital_slices(self) -> bool:
@@ -55,13 +60,12 @@ class CrossbarRanges:
             self._negative += 0 if signed else int((inputs < 0).sum())
         if self.design.adc is None or self._pass < self.passes - 1:
             return
-        if self._nominal is None:
-            self._nominal = nominal()
-        operator, arrays = self._nominal.operator, self._nominal.arrays
-        for part in self._seen(inputs):
+        reading = self._nominal or self._keep(nominal())
+        operator, arrays = reading.operator, reading.arrays
+        for drive, unit in self._drives(inputs, reading):
             for line in arrays.lines:
                 for tile, terms in zip(arrays.tiles, line.terms, strict=True):
-                    currents = multiply(operator, operator.tile_inputs(part, tile), terms.weight)
+                    currents = unit * reading.products(drive.part(operator, tile), terms)
                     observer = self._outputs[line.slice]
                     if not self.design.adc.signed:
                         currents = currents.clamp(min=0.0)
@@ -70,14 +74,23 @@ class CrossbarRanges:
                     elif not line.references:
                         observer.add(currents.movedim(currents.dim() - 1 - operator.dimensions, 0))
 
-    def _seen(self, inputs: Tensor) -> list[Tensor]:
-        """Return what the rows carry at a time."""
-        dac, full = self.design.dac, self.input_range()
-        if not self._digital_slices or dac is None:
-            return [inputs]
-        full = full if full is not None else float(inputs.abs().amax()) if inputs.numel() else 0.0
-        codes = (inputs / dac.step(full)).round().clamp(dac.lowest, dac.limit) if full > 0 else inputs
-        return [digit for _, digit in digits_of(codes, dac.slice_bits or 1, dac.slices)]
+    def _drives(self, inputs: Tensor, nominal: Reading) -> list[tuple[Drive, float]]:
+        """Return what the rows carry at a time, and what one of its units is worth to the range of a conversion."""
+        if self.passes == 1:
+            return [(Drive([(1.0, inputs)], inputs), 1.0)]
+        drive, unit = replace(nominal, input_range=self.input_range()).drive(inputs)
+        if not self._digital_slices:
+            return [(drive, unit)]
+        return [(Drive([(1.0, digits)], drive.codes, drive.full), 1.0) for _, digits in drive.slices]
+
+    def _keep(self, reading: Reading) -> Reading:
+        """Keep nominal arrays for the next batch, if there is room beside those of other layers."""
+        terms = [one for line in reading.arrays.lines for one in line.terms]
+        size = sum(one.weight.numel() * one.weight.element_size() for one in terms)
+        if size + sum(other._kept_bytes for other in _KEEPING) <= KEPT_BYTES:
+            self._nominal, self._kept_bytes = reading, size
+            _KEEPING.add(self)
+        return reading
 
     def input_range(self) -> float | None:
         """Return the DAC's full scale, or None where each batch has its own."""
@@ -132,3 +145,7 @@ class CrossbarRanges:
                 f"Layer `{layer}`: no range policy of a DAC without a sign serves the {share:.1%} of its inputs below zero: they clip"
             )
         return found
+
+
+_KEEPING: WeakSet[CrossbarRanges] = WeakSet()
+"""Who keeps nominal arrays now: it bounds memory, and no number depends on it."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
 import torch
@@ -13,7 +14,8 @@ from kernels.random import Key
 from kernels.slices import shift_add
 from simulator.lowering.arrays import Arrays, Line, Terms
 from simulator.lowering.converting import ConverterTables
-from simulator.lowering.products import multiply, vectors_at_once
+from simulator.lowering.products import faster_layout, layout_of, multiply, vectors_at_once
+from simulator.lowering.shared_inputs import SharedInputs
 from simulator.operators import LinearOperator, RowTile
 
 Hear = Callable[[Tensor, int, int], None]
@@ -34,6 +36,10 @@ class Drive:
         """Return the sum of the slices' n-th powers over the full scale's (n - 1)-th, weighted."""
         values = [radix * self.full * (values / self.full) ** n for radix, values in self.slices]
         return sum(values[1:], values[0])
+
+    def part(self, operator: LinearOperator, tile: RowTile) -> "Drive":
+        """Return what the rows of one tile carry."""
+        return Drive([(radix, operator.tile_inputs(values, tile)) for radix, values in self.slices], self.codes, self.full)
 
     def total(self) -> Tensor:
         """Return the sum of the slices, weighted."""
@@ -63,6 +69,8 @@ class Reading:
         weight codes); None for each batch's own.
     hear
         Told of every conversion, or None.
+    shared
+        Where what the rows carry is kept for inputs that come again, or None.
     """
 
     design: RRAMCrossbar
@@ -72,6 +80,7 @@ class Reading:
     input_range: float | None = None
     output_ranges: list[Range] | None = None
     hear: Hear | None = None
+    shared: SharedInputs[Drive] | None = None
     _stacks: dict[bool, list[Terms]] = field(default_factory=dict)
 
     def __call__(self, inputs: Tensor, key: Key, *, bias: Tensor | None = None, keep: bool = False) -> tuple[Tensor, Tensor | None, float]:
@@ -94,19 +103,22 @@ class Reading:
             The outputs; what the rows carried, in DAC codes (or None); and the value of one code.
         """
         dimensions = self.operator.dimensions
-        shape = inputs.shape
+        shape, given = inputs.shape, inputs
         inputs = inputs.reshape(-1, shape[-1]) if dimensions == 0 else inputs if inputs.dim() == dimensions + 2 else inputs.unsqueeze(0)
-        inputs = inputs.contiguous()
+        # Images are answered in the layout that they come in.
+        layout = layout_of(inputs)
+        inputs = inputs.contiguous(memory_format=layout)
         unit = self._input_unit(inputs)
         full = self._full_drive(inputs, unit)
         outputs = self.arrays.lines[0].terms[0].weight.shape[0]
         spatial = self._spatial(inputs)
-        result = inputs.new_empty(len(inputs), outputs, *spatial)
-        carried = torch.empty_like(inputs) if keep else None
+        result = torch.empty(len(inputs), outputs, *spatial, device=inputs.device, memory_format=layout)
+        carried = torch.empty(inputs.shape, device=inputs.device, memory_format=self._layout(inputs)) if keep else None
         size = self._vectors_at_once(inputs, outputs, prod(spatial))
+        kept = None if self.shared is None else self.shared.of(given, (unit, full, size))
         for number, start in enumerate(range(0, len(inputs), size)):
             part = slice(start, start + size)
-            drive = self._drive(inputs[part], unit, full)
+            drive = SharedInputs.block(kept, number, partial(self._drive, inputs[part], unit, full))
             if carried is not None:
                 carried[part] = drive.total()
             self._block(drive, unit, key if number == 0 else key.fold("block", number), bias, result[part])
@@ -139,6 +151,11 @@ class Reading:
 
     # inputs
 
+    def drive(self, inputs: Tensor) -> tuple[Drive, float]:
+        """Return what the rows carry for inputs with a batch, and the value of one DAC code."""
+        unit = self._input_unit(inputs)
+        return self._drive(inputs.contiguous(memory_format=layout_of(inputs)), unit, self._full_drive(inputs, unit)), unit
+
     def _input_unit(self, inputs: Tensor) -> float:
         dac = self.design.dac
         if dac is None:
@@ -158,8 +175,12 @@ class Reading:
     def _drive(self, inputs: Tensor, unit: float, full: float) -> Drive:
         design, dac = self.design, self.design.dac
         codes = inputs
-        if dac is not None:
-            codes = quantize(inputs, unit, dac.lowest, dac.limit, unit=1.0)
+        if dac is not None or layout_of(inputs) != self._layout(inputs):
+            codes = torch.empty(inputs.shape, device=inputs.device, memory_format=self._layout(inputs))
+            if dac is None:
+                convert(inputs, out=codes)
+            else:
+                quantize(inputs, unit, dac.lowest, dac.limit, unit=1.0, out=codes)
         slices = [(1.0, codes)]
         if dac is not None and dac.slice_bits is not None:
             slices = digits_of(codes, dac.slice_bits, dac.slices)
@@ -170,12 +191,10 @@ class Reading:
 
     def _of_tile(self, drive: Drive, t: int, tile: RowTile) -> Drive:
         """Return what the rows of one tile carry, through the levels of its DAC."""
-        cut = self.operator.tile_inputs
-        tables = self.tables
-        slices = [(radix, cut(values, tile)) for radix, values in drive.slices]
-        if tables is not None and tables.levels is not None:
-            slices = [(radix, tables.driven(values, t)) for radix, values in slices]
-        return Drive(slices, drive.codes, drive.full)
+        part, tables = drive.part(self.operator, tile), self.tables
+        if tables is None or tables.levels is None:
+            return part
+        return Drive([(radix, tables.driven(values, t)) for radix, values in part.slices], part.codes, part.full)
 
     # one block
 
@@ -184,15 +203,14 @@ class Reading:
         arrays, along = self.arrays, self._along_outputs
         worth = unit * (arrays.unit if isinstance(arrays.unit, float) else 1.0)
         line = arrays.lines[0]
-        fused = len(arrays.lines) * self._stacked_slices == 1 and line.terms[0].reference is None and line.factor > 0
-        ranges = None if self.output_ranges is None else self.output_ranges[0]
-        if fused and not isinstance(ranges, Tensor) and (self.tables is None or self.tables.thresholds is None):
+        if self._fused:
             for t, tile in enumerate(arrays.tiles):
-                self._fused(self._of_tile(drive, t, tile), line, line.terms[t], key.fold(0, t), (unit, worth), out, t > 0)
+                self._read(self._of_tile(drive, t, tile), line, line.terms[t], key.fold(0, t), (unit, worth), out, t > 0)
         else:
-            self._stacked(drive, unit, key, out)
-            if worth != 1.0:
-                out.mul_(worth)
+            into = out.contiguous()
+            self._stacked(drive, unit, key, into)
+            if worth != 1.0 or into is not out:
+                torch.mul(into, worth, out=out)
         if arrays.pedestal:
             ones = torch.ones_like(line.terms[0].weight[: self.operator.groups, :1])
             channels = drive.codes.shape[1] // self.operator.groups
@@ -203,10 +221,25 @@ class Reading:
         if bias is not None:
             out.add_(along(bias))
 
-    def _fused(self, drive: Drive, line: Line, terms: Terms, key: Key, units: tuple[float, float], out: Tensor, accumulate: bool) -> None:
+    def _layout(self, inputs: Tensor) -> torch.memory_format:
+        """Return how what the rows carry lies in memory: slices are digitized channels first."""
+        return faster_layout(self.operator, inputs) if self._fused else torch.contiguous_format
+
+    @property
+    def _fused(self) -> bool:
+        """Whether each output takes one uniform conversion, so that everything after the products is one pass."""
+        arrays, ranges = self.arrays, None if self.output_ranges is None else self.output_ranges[0]
+        line, uniform = arrays.lines[0], self.tables is None or self.tables.thresholds is None
+        alone = len(arrays.lines) * self._stacked_slices == 1 and line.terms[0].reference is None and line.factor > 0
+        return alone and uniform and not isinstance(ranges, Tensor)
+
+    def _read(self, drive: Drive, line: Line, terms: Terms, key: Key, units: tuple[float, float], out: Tensor, accumulate: bool) -> None:
         """Read one array whose outputs take one uniform conversion each."""
-        currents = self._products(drive, terms)
+        currents = self.products(drive, terms)
+        layout = layout_of(currents)
+        currents = currents.contiguous(memory_format=layout)
         variance = self._variance(drive, terms)
+        variance = None if variance is None else variance.contiguous(memory_format=layout)
         adc = self.design.adc
         scale = units[1] * line.factor
         if adc is None and variance is None:
@@ -221,12 +254,12 @@ class Reading:
             step, limit, low = (adc.step(full), adc.limit, adc.lowest) if full > 0 else (0.0, 0, 0)
         if self.hear is not None and step:
             if variance is not None:
-                currents = convert(currents.contiguous(), variance=variance.contiguous(), key=key)
+                currents = convert(currents, variance=variance, key=key)
                 variance = None
             self.hear(currents / step, low, limit)
         convert(
-            currents.contiguous(),
-            variance=None if variance is None else variance.contiguous(),
+            currents,
+            variance=variance,
             key=key if variance is not None else None,
             step=step,
             limit=limit,
@@ -236,7 +269,7 @@ class Reading:
             accumulate=accumulate,
         )
 
-    def _products(self, drive: Drive, terms: Terms) -> Tensor:
+    def products(self, drive: Drive, terms: Terms) -> Tensor:
         """Return the currents of an array without noise."""
         currents = multiply(self.operator, drive.total(), terms.weight)
         for n, weight in enumerate(terms.bends if drive.full > 0 else (), 2):
@@ -295,7 +328,7 @@ class Reading:
             drive = Drive([(1.0, torch.cat([values for _, values in drive.slices]))], drive.codes, drive.full)
         else:
             radices = [1.0]
-        currents = self._products(drive, terms).contiguous()
+        currents = self.products(drive, terms).contiguous()
         variance = self._variance(drive, terms)
         if variance is not None:
             convert(currents, variance=variance.contiguous(), key=key, out=currents)
@@ -344,7 +377,7 @@ class Reading:
     def _full(self, values: Tensor, line: Line, unit: float) -> Tensor:
         """Return that of a line, one number or one a column, on the device of its values."""
         if self.output_ranges is None:
-            return values.abs().amax().reshape(1) if values.numel() else torch.zeros(1, device=values.device)
+            return torch.full((1,), _largest(values), device=values.device)
         found = torch.as_tensor(self._range(line, unit), dtype=torch.float32, device=values.device).reshape(-1)
         # The reference column is converted like the outputs that it is taken from: by the largest of their ranges.
         return found.amax().reshape(1) if line.references else found
@@ -375,8 +408,6 @@ def _stacked_terms(terms: list[Terms], groups: int) -> Terms:
         found = torch.stack([part.unflatten(0, (groups, -1)) for part in parts if part is not None], dim=1)
         return found.flatten(0, 2).contiguous()
 
-    if len(terms) == 1:
-        return terms[0]
     weight = stack([one.weight for one in terms])
     assert weight is not None
     inner = [one.reference for one in terms]
@@ -392,4 +423,9 @@ def _stacked_terms(terms: list[Terms], groups: int) -> Terms:
 
 
 def _largest(values: Tensor) -> float:
-    return float(values.abs().amax()) if values.numel() else 0.0
+    """Return the largest magnitude, in one pass that writes nothing."""
+    if not values.numel():
+        return 0.0
+    # As the values lie in memory: the pass would copy them otherwise.
+    low, high = (values.permute(0, 2, 3, 1) if layout_of(values) == torch.channels_last else values).aminmax()
+    return max(-float(low), float(high))

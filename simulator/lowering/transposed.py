@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from simulator.operations import adding
+from simulator.operators import TRANSPOSED, overlap_weight
 from simulator.weight_layers import NotMappedError
 
 POINTWISE = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-OVERLAP: dict[int, Any] = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
 class TransposedConvolution(nn.Module):
@@ -28,6 +27,7 @@ class TransposedConvolution(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> original = nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2)
     >>> x = torch.rand(1, 4, 5, 5)
     >>> bool(torch.allclose(TransposedConvolution(original)(x), original(x), atol=1e-6))
@@ -39,7 +39,7 @@ class TransposedConvolution(nn.Module):
     def __init__(self, layer: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d) -> None:
         super().__init__()
         kernel = tuple(layer.kernel_size)
-        self.dimensions = len(kernel)
+        self.dimensions, self.kernel_size = len(kernel), list(kernel)
         base = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[self.dimensions]
         if type(layer).forward is not base.forward:
             raise NotMappedError(f"{type(layer).__name__} has a forward of its own: digital")
@@ -53,18 +53,20 @@ class TransposedConvolution(nn.Module):
         self.taps.weight = nn.Parameter(ordered.clone(), layer.weight.requires_grad)
         self.bias = layer.bias
         self.outputs = outputs
-        ones = torch.eye(taps).reshape(taps, 1, *kernel).repeat(outputs, 1, *[1] * self.dimensions)
-        self.register_buffer("overlap", ones, persistent=False)
+        self.register_buffer("overlap", overlap_weight(outputs, kernel), persistent=False)
         self.training = layer.training
 
     def forward(self, inputs: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Transpose-convolve as the torch layer does."""
+        settings = self.settings
         if output_size is not None:
-            raise ValueError("Argument `output_size` must be None on hardware, but got a size; give the layer its output_padding")
+            sizes: Any = _ConvTransposeNd._output_padding
+            lists = [list(settings[name]) for name in ("stride", "padding")]
+            padding = sizes(self, inputs, output_size, *lists, self.kernel_size, self.dimensions, list(settings["dilation"]))
+            settings = {**settings, "output_padding": tuple(padding)}
         # Each group of taps lands on the positions that it overlaps: a transposed convolution with ones, digital additions only.
         products = self.taps(inputs)
         with adding():
-            result: Tensor = OVERLAP[self.dimensions](
-                products, self.overlap.to(products.dtype), self.bias, groups=self.outputs, **self.settings
-            )
+            overlap = self.overlap.to(products.dtype)
+            result: Tensor = TRANSPOSED[self.dimensions](products, overlap, self.bias, groups=self.outputs, **settings)
         return result
