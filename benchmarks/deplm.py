@@ -29,8 +29,8 @@ from simulator.point_networks import PointNetwork, fit_readout, point_chip
 from simulator.progress import track
 
 COMMAND = "inloop bench deplm"
-SEEDS = 3
-TRIALS = 4
+SEEDS = 1
+TRIALS = 5
 PUBLISHED = {
     "digits as points": "FashionMNIST: energy 15.79 x less, training cost -85.61 %",
     "events": "DVS Gesture: energy 21.04 x less, training cost -89.46 %",

@@ -228,13 +228,15 @@ def figure(frame: pd.DataFrame) -> Figure:
         for axes, noise in zip(panels, ("none", "calibrated chip"), strict=True):
             for shift, kind, color in ((-0.08, "clean", COLORS[0]), (0.08, "adversarial", COLORS[1])):
                 chosen = frame[(frame["noise"] == noise) & (frame["training"] == kind)]
-                found = {steps: mean_interval((100 * part["accuracy"]).tolist()) for steps, part in chosen.groupby("attack steps")}
+                found = {
+                    steps: mean_interval((100 * chosen[chosen["attack steps"] == steps]["accuracy"]).tolist()) for steps in ATTACK_STEPS
+                }
                 axes.errorbar(
                     [steps + shift for steps in found], [one.value for one in found.values()], [one.half_width for one in found.values()],
                     fmt="o-", color=color, markersize=3, capsize=2, label=f"{kind} training",
                 )  # fmt: skip
             axes.axhline(50, color="#888888", linewidth=0.8, linestyle=":")
-            axes.set_xlabel(f"steps of the attack, {ATTACK_RATE:g} of the pixels' range each")
+            axes.set_xlabel(f"steps of the attack, {ATTACK_RATE:g} each")
             axes.set_title("without noise" if noise == "none" else "with the calibrated chip's noise")
         panels[0].set_ylabel("accuracy (%), 95 % interval over seeds")
         panels[0].legend(loc="lower left")

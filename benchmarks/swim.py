@@ -88,7 +88,7 @@ CASES = (
     Case("MLP 64-64-32-10", digits_mlp, digits, (0.3, 0.2, 0.1), 4, 70, 3, 34, LONG, 0.05),
     Case("LeNet", lenet, lambda: present("mnist", enlarged_digits(28)), (0.3, 0.2), 4, 6, 1, 20),
     Case(
-        "ConvNet, widths / 8", lambda: convnet(8), lambda: present("cifar10", enlarged_digits(32, 3)), (0.3, 0.2), 6, 8, 1, 12,
+        "ConvNet, widths / 8", lambda: convnet(8), lambda: present("cifar10", enlarged_digits(32, 3)), (0.3, 0.2), 6, 8, 1, 8,
         training_rate=1.5e-3,
     ),
     Case("ResNet-18, widths / 8", lambda: resnet18(width=8), lambda: present("cifar10", enlarged_digits(16, 3)), (0.2, 0.1), 6, 5, 1, 12),

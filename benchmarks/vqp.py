@@ -95,15 +95,13 @@ def intervals(frame: pd.DataFrame) -> pd.DataFrame:
     """Return mean accuracies with 95 % t-intervals over seeds, and VQP minus VQC of the same seed, a row per data set, model and noise."""
     rows = []
     for name, part in frame.groupby("data", sort=False):
-        wide = part.pivot(index="seed", columns="model", values=["ideal", "noisy"])
-        for noise, model in wide.columns:
-            values = wide[noise, model].dropna().tolist()
-            if len(values) > 1:
-                rows.append({"data": name, "model": model, "noise": noise, "accuracy": mean_interval(values)})
         for noise in ("ideal", "noisy"):
-            difference = (wide[noise, "VQP"] - wide[noise, "VQC"]).tolist()
-            if len(difference) > 1:
-                rows.append({"data": name, "model": "VQP - VQC", "noise": noise, "accuracy": mean_interval(difference)})
+            wide = part.pivot(index="seed", columns="model", values=noise)
+            wide["VQP - VQC"] = wide["VQP"] - wide["VQC"]
+            for model in wide.columns:
+                values = wide[model].dropna().tolist()
+                if len(values) > 1:
+                    rows.append({"data": name, "model": model, "noise": noise, "accuracy": mean_interval(values)})
     return pd.DataFrame(rows)
 
 

@@ -1,7 +1,6 @@
 """The crossbar's converters: read noise, ADC and shift-add in one pass over the outputs of a GEMM, and the DAC.
 
-Each has a Numba implementation (CPU, zero-copy) and a torch one (any device) with the same bits. Images may lie channels first or channels
-last, inputs and outputs each in its own way: what changes the layout costs no pass of its own.
+Each has a Numba implementation (CPU, zero-copy) and a torch one (any device) with the same bits.
 """
 
 import math
@@ -21,8 +20,6 @@ Values = Float32[Tensor, "*shape"]
 
 _LARGEST_CODE: Final = 2**24
 """Integers up to here are exact in float32."""
-_LINE: Final = 8
-"""Positions of a channel from which they are copied together."""
 _NO_VARIANCE: Final = np.empty(0, np.float32)
 _NO_KEY: Final = Key(0, 0)
 
@@ -49,12 +46,11 @@ def convert(
     Parameters
     ----------
     values
-        Analog outputs, float32 of any shape, contiguous; four axes may lie channels last.
+        Analog outputs, float32 of any shape, contiguous.
     variance
-        Variance of the noise of each output, of the shape and layout of `values`, in its unit squared; None for no noise. A negative entry
-        gives nan.
+        Variance of the noise of each output, of the shape of `values`, in its unit squared; None for no noise. A negative entry gives nan.
     key
-        Stream of the noise; needed with `variance`. Its normals follow the order of the memory, channels last where `values` or `out` do.
+        Stream of the noise; needed with `variance`.
     step
         Size of one code in the unit of `values`; 0 for an ideal converter.
     limit
@@ -64,7 +60,7 @@ def convert(
     scale
         Factor of the result, as ``2**(bits * slice)`` in a shift-add.
     out
-        Where the result goes, of the shape of `values`, in either layout (it may be `values`); None for a new tensor like `values`.
+        Where the result goes, like `values` (it may be `values`); None for a new tensor.
     accumulate
         Add the result to `out` instead of replacing it.
     backend
@@ -78,9 +74,8 @@ def convert(
     Raises
     ------
     ValueError
-        If a tensor is not contiguous, not float32, or differs from `values` in shape or device; if `variance` has no `key` or not the
-        layout of `values`, or `accumulate` no `out`; if `step`, `limit` or `scale` is out of range; if `backend` is unknown or cannot serve
-        the device.
+        If a tensor is not contiguous, not float32, or differs from `values` in shape or device; if `variance` has no `key`, `accumulate` no
+        `out`, or `step`, `limit` or `scale` is out of range; if `backend` is unknown or cannot serve the device.
 
     Examples
     --------
@@ -94,10 +89,6 @@ def convert(
     _check_like("values", values, values)
     if variance is not None:
         _check_like("variance", variance, values)
-        if _lies_last(variance) != _lies_last(values):
-            raise ValueError(
-                "Argument `variance` must lie in memory like `values`, but only one lies channels last; do convert one of them."
-            )
         if key is None:
             raise ValueError("Argument `key` must be given with `variance`, but got None; do pass the key of this read.")
     if accumulate and out is None:
@@ -129,7 +120,7 @@ def quantize(
     Parameters
     ----------
     values
-        Float32 of any shape, contiguous; four axes may lie channels last.
+        Float32 of any shape, contiguous.
     step
         Size of one code in the unit of `values`, above 0.
     low, high
@@ -137,7 +128,7 @@ def quantize(
     unit
         What one code is worth in the result: `step` by default, 1 for the codes themselves.
     out
-        Where the result goes, of the shape of `values`, in either layout (it may be `values`); None for a new tensor like `values`.
+        Where the result goes, like `values` (it may be `values`); None for a new tensor.
     backend
         ``"numba"`` (the default on the CPU) or ``"torch"`` (elsewhere); the bits are the same.
 
@@ -178,16 +169,11 @@ def _check_like(name: str, tensor: Tensor, values: Tensor) -> None:
             f"Argument `{name}` must have the shape and device of `values`, {tuple(values.shape)} on {values.device}, "
             f"but got {tuple(tensor.shape)} on {tensor.device}; do expand or move it."
         )
-    if not (tensor.is_contiguous() or _lies_last(tensor)):
+    if not tensor.is_contiguous():
         raise ValueError(
             f"Argument `{name}` must be contiguous, but got strides {tensor.stride()} for shape {tuple(tensor.shape)}; "
             "do call `.contiguous()`."
         )
-
-
-def _lies_last(tensor: Tensor) -> bool:
-    """Return whether channels lie last in memory, and first would be another order."""
-    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _check_step(step: float) -> None:
@@ -210,26 +196,21 @@ def _run(
         out = torch.empty_like(values, requires_grad=False)
     else:
         _check_like("out", out, values)
-    last = _lies_last(values), _lies_last(out)
     if not use_numba(values.device, backend):
-        return _convert_torch(values, variance, key, sizes, ends, scale, out, accumulate, any(last))
+        return _convert_torch(values, variance, key, sizes, ends, scale, out, accumulate)
     chunks = -(-values.numel() // CHUNK)
     if chunks:
-        turned = last[0] != last[1]
         arguments = (
-            _flat(values, last[0]),
-            _NO_VARIANCE if variance is None else _flat(variance, last[0]),
+            _flat(values),
+            _NO_VARIANCE if variance is None else _flat(variance),
             *key.words(),
             np.float32(sizes[0]),
             np.float32(sizes[1]),
             np.float32(ends[0]),
             np.float32(ends[1]),
             np.float32(scale),
-            _flat(out, last[1]),
+            _flat(out),
             accumulate,
-            values.shape[1] if turned else 0,
-            values.shape[2] * values.shape[3] if turned else 0,
-            last[1],
         )
         workers = worker_count(chunks)
         if workers > 1:
@@ -239,9 +220,8 @@ def _run(
     return out
 
 
-def _flat(tensor: Tensor, last: bool) -> npt.NDArray[np.float32]:
-    detached = tensor.detach()
-    flat: npt.NDArray[np.float32] = (detached.permute(0, 2, 3, 1) if last else detached).reshape(-1).numpy()
+def _flat(tensor: Tensor) -> npt.NDArray[np.float32]:
+    flat: npt.NDArray[np.float32] = tensor.detach().view(-1).numpy()
     return flat
 
 
@@ -255,72 +235,17 @@ def _convert_torch(
     scale: float,
     out: Tensor,
     accumulate: bool,
-    last: bool,
 ) -> Tensor:
-    y, into = (values.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1)) if last else (values, out)
+    y = values
     if variance is not None:
-        spread = variance.permute(0, 2, 3, 1) if last else variance
-        y = y + exact_sqrt(spread) * normal(key, y.shape, y.device, backend="torch")
+        y = y + exact_sqrt(variance) * normal(key, values.shape, values.device, backend="torch")
     step, unit = sizes
     if step:
         # A tensor on the device, because CUDA divides by a Python number as a product with its reciprocal, which rounds differently.
         size = torch.full((), step, dtype=torch.float32, device=values.device)
         y = torch.round(y / size).clamp(*ends) * float(np.float32(unit))
     y = y * float(np.float32(scale))
-    (into.add_ if accumulate else into.copy_)(y)
-    return out
-
-
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _copy(image: npt.NDArray[np.float32], line: npt.NDArray[np.float32], gather: bool, accumulate: bool) -> None:
-    if gather:
-        for k in range(line.size):
-            line[k] = image[k]
-    elif accumulate:
-        for k in range(line.size):
-            image[k] += line[k]
-    else:
-        for k in range(line.size):
-            image[k] = line[k]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _turn(
-    start: int,
-    channels: int,
-    positions: int,
-    first: npt.NDArray[np.float32],
-    last: npt.NDArray[np.float32],
-    gather: bool,
-    accumulate: bool,
-) -> None:
-    """Copy the elements from `start` on, in the order channels last, between `last`, which has them only, and `first`, which has all.
-
-    To `last` where `gather`, otherwise to `first`.
-    """
-    lane = 0
-    channel = start % channels
-    while lane < last.size:
-        vector = (start + lane) // channels
-        sample = vector // positions
-        position = vector - sample * positions
-        run = min(channels - channel, last.size - lane)
-        vectors = min(last.size - lane, (positions - position) * channels) // channels if run == channels else 1
-        begin = (sample * channels + channel) * positions + position
-        # Views, because Numba checks the sign of an index like `lane + c + v * channels`.
-        if vectors >= _LINE:
-            # Lines of the cache are read and written whole, one channel after the other.
-            for c in range(run):
-                image = first[begin + c * positions : begin + c * positions + vectors]
-                line = last[lane + c : lane + c + (vectors - 1) * channels + 1 : channels]
-                _copy(image, line, gather, accumulate)
-        else:
-            for v in range(vectors):
-                image = first[begin + v : begin + v + (run - 1) * positions + 1 : positions]
-                line = last[lane + v * channels : lane + v * channels + run]
-                _copy(image, line, gather, accumulate)
-        lane += run * vectors
-        channel = 0
+    return out.add_(y) if accumulate else out.copy_(y)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -338,32 +263,20 @@ def _convert_chunks(
     scale: np.float32,
     out: npt.NDArray[np.float32],
     accumulate: bool,
-    channels: int,
-    positions: int,
-    into_last: bool,
     first: int,
     last: int,
 ) -> None:
-    """Convert chunks of elements; where `channels` is not 0, `values` and `out` lie differently, `out` channels last or `values`."""
     # A chunk stays in the first-level cache between these loops; `y` aliases neither input nor output, so that each becomes SIMD code.
-    buffer = np.empty(CHUNK, np.float32)
-    turned = np.empty(CHUNK, np.float32)
-    spreads = np.empty(CHUNK, np.float32)
+    y = np.empty(CHUNK, np.float32)
     for chunk in range(first, last):
         start = chunk * CHUNK
         count = min(CHUNK, values.size - start)
-        y = buffer[:count]
         # Views, because Numba checks the sign of an index like `start + lane`, and the loop is then scalar.
         x = values[start : start + count]
-        if channels > 0 and into_last:
-            x = turned[:count]
-            _turn(start, channels, positions, values, x, True, False)
+        result = out[start : start + count]
         if variance.size:
-            fill_normal_chunk(word0, word1, read_low, read_high, chunk, buffer)
+            fill_normal_chunk(word0, word1, read_low, read_high, chunk, y)
             spread = variance[start : start + count]
-            if channels > 0 and into_last:
-                spread = spreads[:count]
-                _turn(start, channels, positions, variance, spread, True, False)
             for lane in range(count):
                 y[lane] = x[lane] + np.sqrt(spread[lane]) * y[lane]
         else:
@@ -375,12 +288,6 @@ def _convert_chunks(
                 code = low if code < low else code
                 code = high if code > high else code
                 y[lane] = code * unit
-        if channels > 0 and not into_last:
-            for lane in range(count):
-                y[lane] *= scale
-            _turn(start, channels, positions, out, y, False, accumulate)
-            continue
-        result = out[start : start + count]
         if accumulate:
             for lane in range(count):
                 result[lane] += y[lane] * scale
@@ -404,32 +311,10 @@ def _convert_parallel(
     scale: np.float32,
     out: npt.NDArray[np.float32],
     accumulate: bool,
-    channels: int,
-    positions: int,
-    into_last: bool,
     chunks: int,
     workers: int,
 ) -> None:
     for worker in prange(workers):
-        start = worker * chunks // workers
-        stop = (worker + 1) * chunks // workers
-        _convert_chunks(
-            values,
-            variance,
-            word0,
-            word1,
-            read_low,
-            read_high,
-            step,
-            unit,
-            low,
-            high,
-            scale,
-            out,
-            accumulate,
-            channels,
-            positions,
-            into_last,
-            start,
-            stop,
-        )
+        first = worker * chunks // workers
+        last = (worker + 1) * chunks // workers
+        _convert_chunks(values, variance, word0, word1, read_low, read_high, step, unit, low, high, scale, out, accumulate, first, last)

@@ -6,6 +6,7 @@ time times the square of the angle that a sample turns, 1e-7 in trace distance f
 
 from typing import Any, Final
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,8 +17,8 @@ from torch.autograd.function import once_differentiable
 from kernels.pulse_steps import ORDER, Sparse, _jit, apply_adjoint, apply_exponential, fill_entries, mix_drives
 from kernels.pulses import DrivenSystem, pulse_series
 
-LANES: Final = 16
-"""Steps whose propagators are made side by side, so that the innermost loop runs over neighbors in memory."""
+LANES: Final = 2 if getattr(numba.config, "DISABLE_JIT", False) else 16
+"""Steps whose propagators are made side by side, so that the innermost loop runs over neighbors in memory; few where it is Python's."""
 
 
 @_jit

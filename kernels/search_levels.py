@@ -1,9 +1,9 @@
 """A binary search of which one draw decides all comparisons that are close, as long as they are few.
 
 Of a conversion the differences at its comparisons are about a step apart, so with noise well below a step one or two of them are close
-enough to be turned around. One draw n serves both: added to the difference before the search, it turns the first one around where n
-is beyond its margin on one side, and the last one where n is beyond its margin on the other. Each has the probability of a draw of its own;
-what is wrong is that both never happen together, and `search_alone` gives that case, as every other one, its exact probability.
+enough to be turned around. One draw serves both: added to the difference before the search, it turns the first one around where it is
+beyond the margin on one side, and the last one where it is beyond the margin on the other: each with the probability of its own draw.
+What belongs to both together is taken off the far end of the second side; `search_undecided` does that, and every case that is not so.
 """
 
 from collections.abc import Callable
@@ -189,8 +189,8 @@ def search_undecided(
         below = flat[(count + min(k, count - 1)) * columns :]
         for i in range(size):
             # Unsigned, because a signed index is checked for being negative.
-            place = np.uint64(column[i])
-            down = -below[place]
-            taken = above[place]
+            where = np.uint64(column[i])
+            down = -below[where]
+            taken = above[where]
             rest[i] -= taken if up[i] else down
             code[who[i]] += weight if up[i] else -weight

@@ -98,7 +98,8 @@ def test_an_exported_program_is_a_model_too() -> None:
     model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), inputs(5, 4)
     chip = sim.compile(torch.export.export(model, (x,)).module(), IDEAL, example_inputs=x)
     assert chip.macs == 60 and torch.allclose(chip(x), model(x), atol=1e-5)
-    assert chip.coverage.set_index("layer").loc["0", "hardware"] == "RRAMCrossbar"
+    table = chip.coverage
+    assert table.loc[table["macs"] > 0, "hardware"].tolist() == ["RRAMCrossbar"]
 
 
 def test_calibration_data_may_be_an_iterator() -> None:

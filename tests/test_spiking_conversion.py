@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import simulator as sim
+from benchmarks.snn_calibration import network
 from devices import NeuromorphicChip, SpikingCore
 from simulator import spiking
 from simulator.data import digits
 from simulator.models import digits_mlp
 from simulator.spiking.recipes import clip_floor, least_error_threshold
+from simulator.statistics import mean_interval
 
 IDEAL = SpikingCore.preset("ideal")
 KEYS = torch.Generator().manual_seed(0)
@@ -266,6 +268,23 @@ class TestDigits:
         chip = sim.compile(trained(), IDEAL, calibration=split.train_batches(), timesteps=32, method="calibrated")
         result = sim.evaluate(chip, split.test_batches(), trials=1, progress=False)
         assert abs(result.mean().value - result.reference["accuracy"]) <= 0.005
+
+    def test_light_beats_none_and_advanced_is_not_worse_at_eight_steps(self) -> None:
+        # The convolutional network of the benchmark: in networks of one or two hidden layers there is little to calibrate.
+        split = digits()
+        x, y = split.test.tensors
+        seen = split.train.tensors[0][:128]
+        methods = ("none", spiking.LightCalibration(samples=128), spiking.AdvancedCalibration(iterations=5, samples=128))
+        points: list[list[float]] = []
+        for seed in range(5):
+            model = network(seed)
+            sim.fit(model, split.train_batches(seed=seed), epochs=2, seed=seed)
+            chips = [sim.compile(model, IDEAL, calibration=[(seen,)], timesteps=8, method=one) for one in methods]
+            points.append([100 * float((chip(x).argmax(1) == y).float().mean()) for chip in chips])
+        none, light, advanced = zip(*points, strict=True)
+        # Network by network, with 95 % t-intervals of the mean difference.
+        assert mean_interval([after - before for after, before in zip(light, none, strict=True)]).low > 0
+        assert mean_interval([after - before for after, before in zip(advanced, light, strict=True)]).high > 0
 
     def test_all_steps_in_one_pass_are_the_single_evaluations(self) -> None:
         split = digits()

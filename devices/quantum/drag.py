@@ -29,9 +29,9 @@ def drag_scan(bench: Bench, transmon: int, pulse: Drag) -> Experiment:
 
     Examples
     --------
-    >>> from devices import TransmonBackend
     The phase error goes at 1.5 / (2 alpha dt) for this shape (see `drag_envelope`), with alpha the anharmonicity in rad/s:
 
+    >>> from devices import TransmonBackend
     >>> backend = TransmonBackend.preset("jakarta_like")
     >>> pulse = Drag(duration_samples=160, sigma_samples=40, beta_samples=0.0, amplitude=0.1684)
     >>> bending = 2 * math.pi * backend.transmons[0].anharmonicity_hertz * backend.sample_seconds

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from devices.rram import MappedWeights, RRAMCrossbar
-from simulator.lowering.products import faster_layout, multiply
+from simulator.lowering.products import multiply
 from simulator.lowering.wired import Wired, through_wires
 from simulator.operators import LinearOperator, RowTile
 
@@ -226,11 +226,7 @@ class _Part:
 
     def terms(self, s: int, t: int, tile: RowTile, operator: LinearOperator, arithmetic: torch.dtype) -> Terms:
         """Return what one slice has in one tile."""
-
-        def cut(weight: Tensor, tile: RowTile) -> Tensor:
-            part = operator.tile_weight(weight, tile)
-            return part.contiguous(memory_format=faster_layout(operator, part))
-
+        cut = operator.tile_weight
         return Terms(
             cut(self.codes[s], tile),
             None if self.square is None else cut(self.square[s], tile).to(arithmetic),

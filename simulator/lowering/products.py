@@ -35,24 +35,6 @@ def multiply(operator: LinearOperator, inputs: Tensor, weight: Tensor) -> Tensor
     return operator(inputs, weight)
 
 
-def layout_of(values: Tensor) -> torch.memory_format:
-    """Return how images lie in memory: channels last, or the plain layout, which everything else has, too.
-
-    Examples
-    --------
-    >>> layout_of(torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last))
-    torch.channels_last
-    """
-    last = values.dim() == 4 and not values.is_contiguous() and values.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def faster_layout(operator: LinearOperator, values: Tensor) -> torch.memory_format:
-    """Return the layout of images in which they are multiplied fastest: oneDNN convolves images channels last in two thirds of the time."""
-    last = _DNN and operator.dimensions == 2 and values.device.type == "cpu" and values.dtype in (torch.float32, torch.bfloat16)
-    return torch.channels_last if last else torch.contiguous_format
-
-
 def vectors_at_once(inputs: int, outputs: int, positions: int) -> int:
     """Return how many samples of a batch to take together.
 

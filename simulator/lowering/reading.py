@@ -14,7 +14,7 @@ from kernels.random import Key
 from kernels.slices import shift_add
 from simulator.lowering.arrays import Arrays, Line, Terms
 from simulator.lowering.converting import ConverterTables
-from simulator.lowering.products import faster_layout, layout_of, multiply, vectors_at_once
+from simulator.lowering.products import multiply, vectors_at_once
 from simulator.lowering.shared_inputs import SharedInputs
 from simulator.operators import LinearOperator, RowTile
 
@@ -106,14 +106,14 @@ class Reading:
         shape, given = inputs.shape, inputs
         inputs = inputs.reshape(-1, shape[-1]) if dimensions == 0 else inputs if inputs.dim() == dimensions + 2 else inputs.unsqueeze(0)
         # Images are answered in the layout that they come in.
-        layout = layout_of(inputs)
-        inputs = inputs.contiguous(memory_format=layout)
+        last = inputs.dim() == 4 and not inputs.is_contiguous() and inputs.is_contiguous(memory_format=torch.channels_last)
+        inputs = inputs.contiguous()
         unit = self._input_unit(inputs)
         full = self._full_drive(inputs, unit)
         outputs = self.arrays.lines[0].terms[0].weight.shape[0]
         spatial = self._spatial(inputs)
-        result = torch.empty(len(inputs), outputs, *spatial, device=inputs.device, memory_format=layout)
-        carried = torch.empty(inputs.shape, device=inputs.device, memory_format=self._layout(inputs)) if keep else None
+        result = inputs.new_empty(len(inputs), outputs, *spatial)
+        carried = torch.empty_like(inputs) if keep else None
         size = self._vectors_at_once(inputs, outputs, prod(spatial))
         kept = None if self.shared is None else self.shared.of(given, (unit, full, size))
         for number, start in enumerate(range(0, len(inputs), size)):
@@ -122,6 +122,7 @@ class Reading:
             if carried is not None:
                 carried[part] = drive.total()
             self._block(drive, unit, key if number == 0 else key.fold("block", number), bias, result[part])
+        result = result.contiguous(memory_format=torch.channels_last) if last else result
         if dimensions == 0:
             return result.reshape(*shape[:-1], outputs), None if carried is None else carried.reshape(shape), unit
         if len(shape) == dimensions + 1:
@@ -154,7 +155,7 @@ class Reading:
     def drive(self, inputs: Tensor) -> tuple[Drive, float]:
         """Return what the rows carry for inputs with a batch, and the value of one DAC code."""
         unit = self._input_unit(inputs)
-        return self._drive(inputs.contiguous(memory_format=layout_of(inputs)), unit, self._full_drive(inputs, unit)), unit
+        return self._drive(inputs.contiguous(), unit, self._full_drive(inputs, unit)), unit
 
     def _input_unit(self, inputs: Tensor) -> float:
         dac = self.design.dac
@@ -175,12 +176,8 @@ class Reading:
     def _drive(self, inputs: Tensor, unit: float, full: float) -> Drive:
         design, dac = self.design, self.design.dac
         codes = inputs
-        if dac is not None or layout_of(inputs) != self._layout(inputs):
-            codes = torch.empty(inputs.shape, device=inputs.device, memory_format=self._layout(inputs))
-            if dac is None:
-                convert(inputs, out=codes)
-            else:
-                quantize(inputs, unit, dac.lowest, dac.limit, unit=1.0, out=codes)
+        if dac is not None:
+            codes = quantize(inputs, unit, dac.lowest, dac.limit, unit=1.0)
         slices = [(1.0, codes)]
         if dac is not None and dac.slice_bits is not None:
             slices = digits_of(codes, dac.slice_bits, dac.slices)
@@ -207,10 +204,9 @@ class Reading:
             for t, tile in enumerate(arrays.tiles):
                 self._read(self._of_tile(drive, t, tile), line, line.terms[t], key.fold(0, t), (unit, worth), out, t > 0)
         else:
-            into = out.contiguous()
-            self._stacked(drive, unit, key, into)
-            if worth != 1.0 or into is not out:
-                torch.mul(into, worth, out=out)
+            self._stacked(drive, unit, key, out)
+            if worth != 1.0:
+                out.mul_(worth)
         if arrays.pedestal:
             ones = torch.ones_like(line.terms[0].weight[: self.operator.groups, :1])
             channels = drive.codes.shape[1] // self.operator.groups
@@ -220,10 +216,6 @@ class Reading:
             out.mul_(along(arrays.unit))
         if bias is not None:
             out.add_(along(bias))
-
-    def _layout(self, inputs: Tensor) -> torch.memory_format:
-        """Return how what the rows carry lies in memory: slices are digitized channels first."""
-        return faster_layout(self.operator, inputs) if self._fused else torch.contiguous_format
 
     @property
     def _fused(self) -> bool:
@@ -236,10 +228,9 @@ class Reading:
     def _read(self, drive: Drive, line: Line, terms: Terms, key: Key, units: tuple[float, float], out: Tensor, accumulate: bool) -> None:
         """Read one array whose outputs take one uniform conversion each."""
         currents = self.products(drive, terms)
-        layout = layout_of(currents)
-        currents = currents.contiguous(memory_format=layout)
+        currents = currents.contiguous()
         variance = self._variance(drive, terms)
-        variance = None if variance is None else variance.contiguous(memory_format=layout)
+        variance = None if variance is None else variance.contiguous()
         adc = self.design.adc
         scale = units[1] * line.factor
         if adc is None and variance is None:
@@ -426,6 +417,5 @@ def _largest(values: Tensor) -> float:
     """Return the largest magnitude, in one pass that writes nothing."""
     if not values.numel():
         return 0.0
-    # As the values lie in memory: the pass would copy them otherwise.
-    low, high = (values.permute(0, 2, 3, 1) if layout_of(values) == torch.channels_last else values).aminmax()
+    low, high = values.aminmax()
     return max(-float(low), float(high))

@@ -122,16 +122,19 @@ class RemoteLayer(HardwareLayer):
             else:
                 self._ranges_gone = bool(self.ranges) and not self._description.ranges_given
         if self._saved is not None:
-            saved, self._saved = self._saved, None
-            self._load(saved)
-            self._ranges_gone = False
-            state = saved[0].get("state")
+            self._load(self._saved)
+            state = self._saved[0].get("state")
+            self._saved, self._ranges_gone = None, False
             if isinstance(state, str):
                 self._state, self._lost = state, False
 
     def _load(self, saved: Saved) -> None:
         tree, arrays = saved
-        connect(self.design).request("load_layer", {"layer": self._handle, "tree": tree}, arrays)
+        try:
+            connect(self.design).request("load_layer", {"layer": self._handle, "tree": tree}, arrays)
+        except LinkError:
+            self._opened.clear()
+            raise
 
     def _require_programmed(self) -> None:
         """Program the first instance; refuse to put another in the place of one that was lost."""
