@@ -266,6 +266,12 @@ def test_mixed_hardware_takes_both_kinds_of_layers() -> None:
         (lambda: Circuit(2).add("rx", 0), "rotations with an angle"),
         (lambda: CircuitProgram(Circuit(3), JAKARTA), "must have 3 transmons"),
         (lambda: sim.compile(nn.Sequential(VariationalCircuit(1, 3)), JAKARTA, example_inputs=torch.zeros(1, 1)), "must have 3 transmons"),
+        (
+            lambda: sim.compile(
+                nn.Sequential(VariationalCircuit(1, 3)), TransmonBackend.preset("jakarta_seven_like"), example_inputs=torch.zeros(1, 1)
+            ),
+            "calibrating at most 243 states",
+        ),
         (lambda: sim.compile(nn.Linear(2, 2), JAKARTA, example_inputs=torch.zeros(1, 2)), "takes quantum circuits"),
         (
             lambda: sim.compile(VariationalCircuit(2, 2), RRAMCrossbar.preset("wan_nature_2022"), example_inputs=torch.zeros(1, 2)),

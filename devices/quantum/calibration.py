@@ -34,6 +34,8 @@ SINGLE = Drag(duration_samples=160, sigma_samples=40.0, beta_samples=0.0, amplit
 """Shape of the pulses of one transmon: that of ibmq_jakarta's X."""
 CROSS = GaussianSquare(duration_samples=368, sigma_samples=64.0, width_samples=112.0, amplitude=0.5)
 """Shape of one half of the echo: that of ibmq_jakarta's CX of qubits 0 and 1."""
+LARGEST_UNASKED = 243
+"""States of the largest chip that is calibrated where its gates are needed; a larger one waits for a call of `calibrate`."""
 ROUNDS = 3
 
 
@@ -246,6 +248,12 @@ def calibrated(backend: "TransmonBackend") -> "TransmonBackend":
     >>> preset.calibrated is preset
     True
     """
+    if backend.dimension > LARGEST_UNASKED:
+        raise DesignError(
+            f"TransmonBackend: `gates` must be given or found by calibrating at most {LARGEST_UNASKED} states of a chip, but it has "
+            f"{backend.dimension}; calibrate parts, as backend.part([0, 1]).calibrate(), "
+            "or all of it, in its own time, by backend.calibrate()"
+        )
     closed = backend.closed().replace(gates=None)
     if closed != backend:
         return backend.replace(gates=calibrated(closed).gates)

@@ -71,9 +71,9 @@ def drift_course(measurements: Measurements, kind: Kind | None = None) -> Course
     if len(times) < 2:
         return None
     # Of cells whose exponents differ the mean of the logarithms follows the law, not the logarithm of the mean.
-    positive = np.maximum(mean, 1e-3 * mean.max())
-    logarithm = np.log(positive) - variance / (2 * positive**2)
-    values = {"power": (logarithm, weight * positive**2), "log": (mean, weight)}
+    least = 1e-3 * mean.max()
+    logarithm = np.array([[np.log(np.maximum(group, least)).mean() for group in row] for row in measurements.groups])
+    values = {"power": (logarithm, weight * np.maximum(mean, least) ** 2), "log": (mean, weight)}
     if kind is not None:
         return _best(kind, times, *values[kind])
     still = float((weight * (mean - (weight * mean).sum(0) / weight.sum(0)) ** 2).sum())

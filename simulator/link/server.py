@@ -255,7 +255,7 @@ class Server:
 
     def _end(self, session: bytes | None) -> None:
         """Have a session forgotten as soon as the device is not at work."""
-        if session in self._sessions and session not in self._ended:
+        if session is not None and session in self._sessions and session not in self._ended:
             self._ended.append(session)
 
     def _forget(self, session: bytes) -> None:
