@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint bench notebooks clean
+.PHONY: demo test lint plain bench notebooks clean
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3 python,$(shell $(name) -c 'import sys; sys.version_info[:2] == (3, 11) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
@@ -18,10 +18,13 @@ demo: .venv/.installed
 
 # The kernels run twice: compiled, and once more as plain Python, which is when coverage sees their lines.
 test: export OMP_NUM_THREADS := 1
-test: lint
+test: .venv/.installed-test
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage
-	@NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n 2 -m kernels --cov --cov-report= tests kernels
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint plain
 	@$(BIN)/pytest -q -n 2 --cov --cov-append --cov-report=term --cov-fail-under=90
+
+plain: .venv/.installed-test
+	@NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n 2 -m kernels --cov --cov-report= tests kernels
 
 lint: .venv/.installed-test
 	@$(BIN)/ruff check --quiet .
