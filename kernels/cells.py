@@ -161,7 +161,7 @@ def redraw(target: Cells, sigma: float, tolerance: float, key: Key, max_writes: 
     _check_count("max_writes", max_writes)
     stream = key.fold("write", key.read).at(0)
     sizes = (0.0, float(np.float32(sigma)), float(np.float32(tolerance)))
-    values = torch.empty_like(target, memory_format=torch.contiguous_format)
+    values = torch.zeros_like(target, memory_format=torch.contiguous_format)
     result = _run(True, target, values, stream, sizes, max_writes, backend)
     _warn(result, target, tolerance, max_writes, "writes")
     return result
