@@ -41,7 +41,7 @@ def test_the_code_runs_and_prints_what_the_readme_shows(tmp_path: Path, monkeypa
             words, numbers = NUMBER.split(printed.getvalue()), [float(n) for n in NUMBER.findall(printed.getvalue())]
             assert [re.sub(r"\s+", " ", w) for w in words] == [re.sub(r"\s+", " ", w) for w in NUMBER.split(expected)]
             assert numbers == pytest.approx([float(n) for n in NUMBER.findall(expected)], rel=0.02, abs=0.02)
-    assert shown == 4
+    assert shown == 5
     sys.modules.pop("my_cell", None)
 
 
