@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import jaxtyping
 import numba
 import pytest
+import torch
 
 from tests import shapes
 
@@ -20,6 +21,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         compiled = item.get_closest_marker("kernels") is not None and not numba.config.DISABLE_JIT
         if compiled or isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.no_cover)
+
+
+def pytest_runtest_setup() -> None:
+    """Begin each test and example at one seed of torch's global generator, which layers of torch draw their weights from."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
