@@ -21,7 +21,7 @@ test: export OMP_NUM_THREADS := 1
 test: .venv/.installed-test
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint plain
-	@$(BIN)/pytest -q -n 2 --cov --cov-append --cov-report=term --cov-fail-under=90
+	@$(BIN)/pytest -q -n 2 --cov --cov-append --cov-report=term --cov-fail-under=90 --durations=10
 
 plain: .venv/.installed-test
 	@NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n 2 -m kernels --cov --cov-report= tests kernels
