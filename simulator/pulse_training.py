@@ -101,8 +101,8 @@ def train_with_pulses(
     >>> design = RRAMCrossbar.preset("wan_nature_2022", cell={"pulse_law": law})
     >>> x = torch.rand(64, 16)
     >>> chip = sim.compile(torch.nn.Linear(16, 4), design, example_inputs=x)
-    >>> training = train_with_pulses(chip, (x, torch.zeros(64, dtype=torch.long)), epochs=4, pulses=500)
-    >>> training.losses[-1] < training.losses[0], training.pulses["model"] <= 500
+    >>> training = train_with_pulses(chip, (x, torch.zeros(64, dtype=torch.long)), epochs=4, pulses=5000)
+    >>> training.losses[-1] < training.losses[0], training.pulses["model"] <= 5000
     (True, True)
     """
     for name, value in (("epochs", epochs), *(() if pulses is None else (("pulses", pulses),))):

@@ -23,9 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.no_cover)
 
 
-def pytest_runtest_setup() -> None:
-    """Begin each test and example at one seed of torch's global generator, which layers of torch draw their weights from."""
-    torch.manual_seed(0)
+class OneSeed:
+    """Begins each test and example at one seed of torch's global generator, which layers of torch draw their weights from."""
+
+    def pytest_runtest_setup(self) -> None:
+        torch.manual_seed(0)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have every item begin so, examples too, which lie outside of this folder."""
+    config.pluginmanager.register(OneSeed())
 
 
 @pytest.fixture(autouse=True)
