@@ -161,6 +161,18 @@ def test_what_a_restarted_server_lost_is_not_programmed_behind_ones_back() -> No
         disconnect(remote)
 
 
+def test_a_restart_is_told_even_where_the_new_server_answered_first() -> None:
+    with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
+        wire = Wire(RemoteChip(address=server.address))
+        wire.exchange("ping", {}, {})
+    with Server(CountingCells(), server.address):
+        number = wire.submit("ping", {}, {})
+        time.sleep(0.5)  # the events of the connection and the answer have all arrived when they are looked at
+        with pytest.raises(LinkError, match="restarted: what it held is gone"):
+            wire.result(number)
+        wire.close()
+
+
 def test_training_programs_what_each_step_changed() -> None:
     generator = torch.Generator().manual_seed(3)
     targets = X @ torch.randn(8, 3, generator=generator)
