@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-ORDER: Final = 6
+ORDER: Final = 7
 """Degree of the series of an exponential."""
 
 _jit = numba.njit(cache=True, fastmath={"contract"}, error_model="numpy", nogil=True)

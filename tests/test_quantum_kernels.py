@@ -65,7 +65,7 @@ def test_series_of_an_exponential_errs_as_chebyshev(radius: float) -> None:
     for factor in factors[1:]:
         term = factor * -1j * x * term
         total += term
-    bound = 2 * (radius / 2) ** 7 / 5040
+    bound = 2 * (radius / 2) ** 8 / 40320
     assert np.abs(total - np.exp(-1j * x)).max() < 1.2 * bound + 1e-15
     if radius >= 0.2:
         assert np.abs(total - np.exp(-1j * x)).max() > 0.5 * bound
