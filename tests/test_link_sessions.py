@@ -1,5 +1,6 @@
 """Who a served chip works for, and what is left when a session ends: leases, room, restarts, interrupts."""
 
+import contextlib
 import copy
 import os
 import signal
@@ -165,12 +166,11 @@ def test_a_restart_is_told_even_where_the_new_server_answered_first() -> None:
     with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
         wire = Wire(RemoteChip(address=server.address))
         wire.exchange("ping", {}, {})
-    with Server(CountingCells(), server.address):
+    with Server(CountingCells(), server.address), contextlib.closing(wire):
         number = wire.submit("ping", {}, {})
         time.sleep(0.5)  # the events of the connection and the answer have all arrived when they are looked at
         with pytest.raises(LinkError, match="restarted: what it held is gone"):
             wire.result(number)
-        wire.close()
 
 
 def test_training_programs_what_each_step_changed() -> None:

@@ -279,11 +279,18 @@ class Wire:
 
     def _wait(self, seconds: float) -> None:
         """Take what arrives: events of the connection, and answers."""
+        import zmq
+
         ready = dict(self._poller.poll(max(1, min(100, int(seconds * 1000)))))
-        if self._monitor in ready:
+        # Events first, all of them: an answer may be that of a server that took the place of the one before, and they tell.
+        while self._monitor in ready and self._monitor.poll(0):
             self._see_event()
         if self._socket in ready:
-            self._take([frame.buffer for frame in self._socket.recv_multipart(copy=False)])
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:  # taken while an event was answered
+                return
+            self._take([frame.buffer for frame in frames])
 
     def _see_event(self) -> None:
         import zmq
