@@ -50,5 +50,6 @@ clean:
 	@echo "Installing inloop$(EXTRA) into .venv (minutes the first time)"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install -qq --constraint constraints.txt setuptools
-	@$(BIN)/pip install -qq --constraint constraints.txt --no-build-isolation --editable ".$(EXTRA)"
+	@# Python compiles what it imports; compiling all that was installed takes longer than installing it.
+	@$(BIN)/pip install -qq --no-compile --constraint constraints.txt --no-build-isolation --editable ".$(EXTRA)"
 	@touch $@
