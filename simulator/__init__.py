@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from simulator.importing import Imported, import_design
     from simulator.in_situ import InSituTraining, in_situ_training
     from simulator.link.characterising import Budget, Characterization, characterise
+    from simulator.link.client import disconnect
     from simulator.link.serving import serve
     from simulator.lowering import lower
     from simulator.memory import PeakMemory, peak_activation_memory
@@ -80,6 +81,7 @@ __all__ = [
     "compare_costs",
     "compile",
     "cost_figure",
+    "disconnect",
     "edge_pruning",
     "efficiency",
     "evaluate",
@@ -159,6 +161,7 @@ _MODULES = {
     "compare_costs": "cost_comparison",
     "compile": "compiler",
     "cost_figure": "cost_figures",
+    "disconnect": "link.client",
     "edge_pruning": "pruning",
     "efficiency": "costing",
     "evaluate": "evaluation",

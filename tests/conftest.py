@@ -2,12 +2,17 @@
 
 from collections.abc import Iterator
 
+import hypothesis
 import jaxtyping
 import numba
 import pytest
 import torch
 
 from tests import shapes
+
+# How long an example takes is the machine's, and no fault of what it tests.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # The hook replaces functions by checked ones, which Numba cannot compile: kernels are checked when they run as plain Python.
 jaxtyping.install_import_hook(

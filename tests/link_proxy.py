@@ -1,7 +1,6 @@
 """Something between a client and its chip that loses, damages, repeats and delays what passes."""
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Self
 
@@ -29,29 +28,11 @@ class Proxy:
         self._back: zmq.Socket[bytes] | None = None
         self._client = b""
         self._counts = {"request": 0, "answer": 0}
-        self._cut = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def cut(self) -> None:
-        """Break the connection; the client may come back to the same address."""
-        self._cut.set()
-        while self._cut.is_set():
-            time.sleep(0.01)
-
     def _run(self) -> None:
         while not self._stop.is_set():
-            if self._cut.is_set():
-                self._front.close()
-                self._front = self._context.socket(zmq.ROUTER)
-                self._front.linger = 0
-                while True:
-                    try:
-                        self._front.bind(self.address)
-                        break
-                    except zmq.ZMQError:
-                        time.sleep(0.02)
-                self._cut.clear()
             if self._front.poll(5):
                 self._client, *frames = self._front.recv_multipart()
                 if self._back is None:

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor, nn
 
 import simulator as sim
-from devices import IdealCell, PulseUpdate, RemoteChip, RRAMCrossbar, StuckCells, SystolicArray
+from devices import IdealCell, PulseUpdate, RRAMCrossbar, StuckCells, SystolicArray
 from simulator.data import Batches
 from simulator.hardware import Mode
 from simulator.link.addresses import LinkError
 from simulator.link.client import disconnect
+from tests.link_devices import chip_at
 
 generator = torch.Generator().manual_seed(0)
 X = torch.randn(256, 8, generator=generator)
@@ -76,7 +77,7 @@ def test_on_an_ideal_chip_the_first_programming_changes_nothing() -> None:
 
 def test_a_chip_elsewhere_is_tuned_as_well() -> None:
     with sim.serve(FAULTY, "tcp://127.0.0.1:0", block=False) as server:
-        remote = RemoteChip(address=server.address)
+        remote = chip_at(server.address)
         chip = sim.compile(MODEL, remote, example_inputs=X, calibration=X)
         here = sim.compile(MODEL, FAULTY, example_inputs=X, calibration=X)
         plain = accuracy(chip.program(seed=0, trial=1))
@@ -140,7 +141,7 @@ def test_pulses_reach_a_chip_elsewhere_with_the_same_bits() -> None:
     noisy = PULSED.replace(cell={"pulse_law": PulseUpdate(potentiation_pulses=200, depression_pulses=100, cycle_fraction=0.01)})
     here = sim.compile(single(), noisy, example_inputs=X)
     with sim.serve(noisy, "tcp://127.0.0.1:0", block=False) as server:
-        remote = RemoteChip(address=server.address)
+        remote = chip_at(server.address)
         there = sim.compile(single(), remote, example_inputs=X)
         change = torch.linspace(-0.3, 0.3, 24).reshape(3, 8)
         from simulator.pulse_training import nudge
@@ -165,7 +166,7 @@ def test_hardware_that_pulses_cannot_move_is_refused() -> None:
         with pytest.raises(ValueError, match=said):
             sim.train_with_pulses(chip, [(X, Y)], epochs=1)
     with sim.serve("wan_nature_2022", "tcp://127.0.0.1:0", block=False) as server:
-        remote = RemoteChip(address=server.address)
+        remote = chip_at(server.address)
         chip = sim.compile(single(), remote, example_inputs=X)
         with pytest.raises(LinkError, match="must have a `pulse_law`"):
             sim.train_with_pulses(chip, [(X, Y)], epochs=1)

@@ -1,5 +1,7 @@
 """Where a chip can be reached, and the keys that others than this machine need."""
 
+import hashlib
+import multiprocessing
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,22 @@ class LinkError(ConnectionError):
 
     def __reduce__(self) -> tuple[type["LinkError"], tuple[str, str]]:
         return type(self), (str(self), self.code)
+
+
+class InputError(LinkError, ValueError):
+    """The chip elsewhere refused what it was given, with the words that it would have said in this process."""
+
+
+def process_holder() -> bytes:
+    """Return what the sessions of this process, and of the workers that it starts, share a lease by: 16 bytes that others cannot guess.
+
+    Examples
+    --------
+    >>> process_holder() == process_holder(), len(process_holder())
+    (True, 16)
+    """
+    # Python's multiprocessing gives each process that a user starts a secret, and its children the same one.
+    return hashlib.sha256(b"inloop link holder" + bytes(multiprocessing.current_process().authkey)).digest()[:16]
 
 
 @dataclass(frozen=True)

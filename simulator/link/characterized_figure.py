@@ -36,7 +36,5 @@ def draw(found: "Characterization") -> Figure:
         for target, course in mean.iterrows():
             times = np.maximum(course.index.to_numpy(float), found.budget.seconds[0] / 10)
             panels[-1].plot(times, 1e6 * course.to_numpy(float), marker=".", label=f"{1e6 * float(str(target)):.3g} µS")
-        panels[-1].set(
-            xscale="log", xlabel="time after programming (s); first point: right after", ylabel="mean conductance (µS)", title="drift"
-        )
+        panels[-1].set(xscale="log", xlabel="seconds; first: just programmed", ylabel="mean conductance (µS)", title="drift")
     return figure

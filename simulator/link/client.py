@@ -1,8 +1,8 @@
 """Talking to a chip elsewhere: requests that are done once, errors within a stated time, one connection for all layers."""
 
 import atexit
+import contextlib
 import getpass
-import multiprocessing
 import os
 import secrets
 import socket as sockets
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from devices.remote import RemoteChip
-from simulator.link.addresses import CLIENTS, SERVER, LinkError, check_address, load_key
+from simulator.link.addresses import CLIENTS, SERVER, InputError, LinkError, check_address, load_key, process_holder
 from simulator.link.device import Description
 from simulator.link.messages import MESSAGE_BYTES, Array, Frame, Message, MessageError, decode, encode
 from simulator.link.recording import SCHEME, Recorder, Replay, anonymous
@@ -33,6 +33,8 @@ class Connection:
     ----------
     chip
         Address, keys, how long to wait, and whether to record.
+    holder
+        16 bytes that connections which share a lease have in common; by default those of this process and its workers.
 
     Raises
     ------
@@ -51,8 +53,9 @@ class Connection:
     simulated RRAMCrossbar
     """
 
-    def __init__(self, chip: RemoteChip) -> None:
+    def __init__(self, chip: RemoteChip, holder: bytes | None = None) -> None:
         self.chip = chip
+        self._holder = holder
         self._lock = threading.RLock()
         self._handles = 0
         self._closing: list[tuple[bytes, str]] = []
@@ -87,9 +90,7 @@ class Connection:
                 text, code = str(answer.body.get("text", "")), str(answer.body.get("code", ""))
                 if code == "no_session":
                     self._end_session()
-                if code == "lease" and multiprocessing.parent_process() is not None:
-                    text += "; or take workers=1: a chip elsewhere is read by one process at a time"
-                raise LinkError(f"the chip at {self.chip.address}: {text}", code)
+                raise (InputError if code == "input" else LinkError)(f"the chip at {self.chip.address}: {text}", code)
         return answer
 
     @property
@@ -115,7 +116,7 @@ class Connection:
         if self._replay is not None:
             return self._replay.request(kind, body, arrays)
         if self._wire is None:
-            self._wire = Wire(self.chip, replaces=self._failed)
+            self._wire = Wire(self.chip, self._holder, replaces=self._failed)
         try:
             answer = self._wire.exchange(kind, body, arrays)
         except LinkError:
@@ -154,11 +155,13 @@ class Wire:
     ----------
     chip
         Address, keys, and how long to wait.
+    holder
+        16 bytes that sessions which share a lease have in common; by default those of this process and its workers.
     replaces
         A session of this client that failed: the server ends it when this one begins.
     """
 
-    def __init__(self, chip: RemoteChip, replaces: bytes | None = None) -> None:
+    def __init__(self, chip: RemoteChip, holder: bytes | None = None, *, replaces: bytes | None = None) -> None:
         import zmq
 
         keys = None if chip.keys is None else Path(chip.keys)
@@ -170,6 +173,7 @@ class Wire:
         self.chip = chip
         self.session = secrets.token_bytes(16)
         self.instance: str | None = None
+        self._holder = holder or process_holder()
         self._replaces = replaces
         self._message_bytes = MESSAGE_BYTES
         self._number = -1
@@ -238,32 +242,36 @@ class Wire:
             raise
 
     def _awaited(self, number: int) -> Message:
-        chip = self.chip
-        deadline = time.monotonic() + chip.timeout_seconds
+        deadline = time.monotonic() + self.chip.timeout_seconds
         again = time.monotonic() + RESEND_SECONDS
         while number not in self._answers:
             now = time.monotonic()
-            if self._lost_at is not None and now - self._lost_at > chip.reconnect_seconds:
-                state = "does not answer" if self.instance is None else "went away"
-                raise LinkError(
-                    f"the chip at {chip.address} {state}, and could not be reached for {chip.reconnect_seconds:g} s; "
-                    "see that it is served (inloop serve), then program it again",
-                    "lost",
-                )
-            if now > deadline:
-                raise LinkError(
-                    f"the chip at {chip.address} must answer within {chip.timeout_seconds:g} s (timeout_seconds), but did not; "
-                    f"see whether it is at work (inloop link {chip.address}), then program it again",
-                    "timeout",
-                )
             if now > again and self._lost_at is None:
                 self._send(self._under_way[number])
                 again = now + RESEND_SECONDS
-            self._wait(min(deadline, again) - now)
+            if not self._wait(min(deadline, again) - now):  # what has arrived counts, however late it is looked at
+                self._require_time(deadline)
         return self._answers.pop(number)
 
+    def _require_time(self, deadline: float) -> None:
+        """Refuse to wait any longer than was stated."""
+        chip, now = self.chip, time.monotonic()
+        if self._lost_at is not None and now - self._lost_at > chip.reconnect_seconds:
+            state = "does not answer" if self.instance is None else "went away"
+            raise LinkError(
+                f"the chip at {chip.address} {state}, and could not be reached for {chip.reconnect_seconds:g} s; "
+                "see that it is served (inloop serve), then program it again",
+                "lost",
+            )
+        if now > deadline:
+            raise LinkError(
+                f"the chip at {chip.address} must answer within {chip.timeout_seconds:g} s (timeout_seconds), but did not; "
+                f"see whether it is at work (inloop link {chip.address}), then program it again",
+                "timeout",
+            )
+
     def _meet(self) -> None:
-        hello = self.result(self.submit("hello", {"client": _own_name(), "replaces": self._replaces}, {}))
+        hello = self.result(self.submit("hello", {"client": _own_name(), "holder": self._holder, "replaces": self._replaces}, {}))
         if hello.kind == "error":
             raise LinkError(f"the chip at {self.chip.address}: {hello.body.get('text', '')}", str(hello.body.get("code", "")))
         instance = str(hello.body.get("instance", ""))
@@ -277,8 +285,8 @@ class Wire:
         given = hello.body.get("message_bytes")
         self._message_bytes = given if isinstance(given, int) else MESSAGE_BYTES
 
-    def _wait(self, seconds: float) -> None:
-        """Take what arrives: events of the connection, and answers."""
+    def _wait(self, seconds: float) -> bool:
+        """Take what arrives, events of the connection and answers; returns whether anything did."""
         import zmq
 
         ready = dict(self._poller.poll(max(1, min(100, int(seconds * 1000)))))
@@ -289,8 +297,9 @@ class Wire:
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:  # taken while an event was answered
-                return
+                return True
             self._take([frame.buffer for frame in frames])
+        return bool(ready)
 
     def _see_event(self) -> None:
         import zmq
@@ -344,11 +353,14 @@ class Wire:
         self._socket.send_multipart(frames, copy=False)
 
     def close(self, polite: bool = False) -> None:
-        """End the session; a polite one says so, and the server forgets it."""
+        """End the session; a polite one says so, and waits until the server has forgotten it, unless that one is gone itself."""
         if self._context.closed:
             return
         if polite and self._lost_at is None and self.instance is not None:
-            self.submit("goodbye", {}, {})
+            with contextlib.suppress(LinkError):
+                number, deadline = self.submit("goodbye", {}, {}), time.monotonic() + self.chip.reconnect_seconds
+                while number in self._under_way and self._lost_at is None and time.monotonic() < deadline:
+                    self._wait(deadline - time.monotonic())
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
@@ -407,16 +419,22 @@ def forget(chip: RemoteChip, opened: dict[str, bytes]) -> None:
             connection.close_later(session, handle)
 
 
-def disconnect(chip: RemoteChip) -> None:
-    """Give a chip's lease back and end the session; the next read begins another.
+def disconnect(chip: RemoteChip | str) -> None:
+    """Give a chip's lease back and end this process's sessions with it; the next read begins another.
+
+    Layers that were programmed on it are gone there: ``program`` sends them again. A process that ends disconnects by itself.
+
+    Parameters
+    ----------
+    chip
+        The `devices.RemoteChip`; or an address, for all that this process has connected to there.
 
     Examples
     --------
-    >>> disconnect(RemoteChip(address="tcp://127.0.0.1:9"))
+    >>> disconnect("tcp://127.0.0.1:9")
     """
-    connection = _connections.pop(chip, None)
-    if connection is not None:
-        connection.close()
+    for known in [one for one in _connections if chip in (one, one.address)]:
+        _connections.pop(known).close()
 
 
 @atexit.register

@@ -1,5 +1,6 @@
 """From readings of cells to parameters with intervals: spreads, read noise, faults, drift, converters."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,13 +11,12 @@ from scipy import stats
 from devices.rram import ComposedCell, LogDrift, PowerDrift
 from devices.rram.fitting import fit_laws
 from devices.rram.measurements import Measurements
-from simulator.link.drifting import Course, drift_course
+from simulator.link.drifting import Aging, Changes, Course, Kind, best_course, changes, moments, resampled, sought, worth_of
 
 Array = npt.NDArray[np.float64]
 
 RESAMPLES = 400
 """Bootstrap resamples: the ends of a 95 % interval are then known to about a tenth of its length."""
-LAW_RESAMPLES = 100
 FEWEST_GAPS, MOST_PARTS, MOST_CODES, LATTICE_TOLERANCE = 5, 256, 1 << 16, 1e-2
 """When values count as multiples of a step: five gaps that fit by chance to a hundredth have odds of 1e-8, times the steps tried."""
 START = "drift start"
@@ -66,8 +66,8 @@ class Readings:
         Mean and unbiased variance over the reads of each cell right after each programming, siemens, of that shape.
     reads
         How many reads a mean is of.
-    times, aged
-        Times after the last programming, seconds, and each cell's mean reading then, shape (times, cells).
+    times, aged, aged_variance
+        Times after the last programming, seconds, and mean and variance of each cell's reads then, shape (times, cells).
     """
 
     levels: Array
@@ -77,6 +77,7 @@ class Readings:
     reads: int
     times: tuple[float, ...]
     aged: Array
+    aged_variance: Array
 
     @property
     def stuck(self) -> npt.NDArray[np.int64]:
@@ -157,59 +158,88 @@ def _interval(value: float, drawn: list[float]) -> tuple[float, float]:
 
 
 def fitted_cell(readings: Readings) -> tuple[ComposedCell, list[Estimate]]:
-    """Return a cell with bias, spread and drift by law, and the drift's parameters with their intervals."""
+    """Return a cell with bias, spread and drift by law, and the drift's parameters with their intervals.
+
+    The intervals are bootstraps of cells within each level.
+    """
     working = np.flatnonzero(readings.stuck == 0)
-    measured = _measurements(readings, working)
-    course = drift_course(measured)
-    if course is None:
-        return fit_laws(measured, drift="none"), []
-    kind = course.kind
-    cell = _with_drift(measured, course)
-    generator = np.random.default_rng(0)
-    drawn = []
-    for _ in range(LAW_RESAMPLES):
-        again = _measurements(readings, generator.choice(working, len(working)))
-        other = drift_course(again, kind)
-        assert other is not None
-        drawn.append(_parameters(_with_drift(again, other)))
-    found = []
-    for name, value in _parameters(cell).items():
-        low, high = _interval(value, [one[name] for one in drawn])
-        unit = "s" if name == START else "" if kind == "power" else "S"
-        if name != START or len(readings.times) > 1:  # with one time it is assumed, not measured
-            found.append(Estimate(name, value, low, high, unit, len(working)))
-    return cell, found
+    cell = fit_laws(_programmed(readings, working), drift="none")
+    law, found = fitted_drift(readings, working)
+    return cell.replace(retention=law), found
 
 
-def _with_drift(measured: Measurements, course: Course) -> ComposedCell:
-    cell = fit_laws(measured, drift=course.kind, start_seconds=course.start_seconds)
-    mean = {"mean_intercept": -course.rate} if course.kind == "power" else {"mean_slope_siemens": course.rate}
-    return cell.replace(retention=mean)
+def fitted_drift(readings: Readings, working: npt.NDArray[np.int64]) -> tuple[PowerDrift | LogDrift | None, list[Estimate]]:
+    """Return the law that some cells drift by, None where they stand still as far as can be seen, and its parameters."""
+    times = np.array(readings.times)
+    noise = np.concatenate([readings.variance[-1:], readings.aged_variance])[:, working] / readings.reads
+    aged = np.concatenate([readings.mean[-1:], readings.aged])[:, working]
+    aging = Aging(readings.level[-1, working], times, aged, noise)
+    best: tuple[float, Changes, Course] | None = None
+    kinds: tuple[Kind, ...] = ("power", "log") if len(times) > 1 else ("power",) if len(times) else ()
+    for kind in kinds:
+        changed = changes(aging, kind)
+        if changed is None:
+            continue
+        whole = moments(changed)
+        course = best_course(times, whole)
+        drifts, left = worth_of(course, whole)
+        if drifts and (best is None or left < best[0]):
+            best = left, changed, course
+    if best is None:
+        return None, []
+    _, changed, course = best
+    drawn = [best_course(times, one) for one in resampled(changed, RESAMPLES, np.random.default_rng(0))]
+    return _law(course), list(_of_drift(course, drawn, times, changed.cells))
 
 
-def _parameters(cell: ComposedCell) -> dict[str, float]:
-    law = cell.retention
-    if isinstance(law, PowerDrift):
-        return {"drift exponent, mean": law.mean_intercept, "drift exponent, spread": law.sigma_intercept, START: law.start_seconds}
-    assert isinstance(law, LogDrift)
-    return {"drift per ln t, mean": law.mean_slope_siemens, "drift per ln t, spread": law.sigma_slope_siemens, START: law.start_seconds}
+def _law(course: Course) -> PowerDrift | LogDrift:
+    start = course.start_seconds
+    if course.kind == "power":
+        return PowerDrift(start_seconds=start, mean_intercept=course.rate, sigma_intercept=course.spread)
+    return LogDrift(
+        start_seconds=start,
+        mean_slope_siemens=course.rate,
+        sigma_slope_siemens=course.spread,
+        sigma_intercept_siemens=course.jump,
+    )
 
 
-def _measurements(readings: Readings, cells: npt.NDArray[np.int64]) -> Measurements:
-    """Return the last programming's course in time, with the reads' own scatter taken out of each group's variance."""
-    level = readings.level[-1, cells]
-    noise = readings.variance[-1, cells] / readings.reads
-    series = [readings.mean[-1, cells], *readings.aged[:, cells]]
+def _of_drift(course: Course, drawn: list[Course], times: Array, cells: int) -> Iterator[Estimate]:
+    """Return the parameters with their intervals.
+
+    An end is 0 or infinite where the measured times do not bound the start: rate and start then grow or fall together.
+    """
+    name, unit = ("drift exponent", "") if course.kind == "power" else ("drift per ln t", "S")
+    parts = {f"{name}, mean": ("rate", unit), f"{name}, spread": ("spread", unit), START: ("start_seconds", "s")}
+    if course.kind == "log":
+        parts["drift at its start, spread"] = ("jump", "S")
+    earliest, latest = sought(course.kind, times) if len(times) > 1 else (0.0, math.inf)
+    starts = _interval(course.start_seconds, [one.start_seconds for one in drawn])
+    early, late = starts[0] < earliest * 1.01, starts[1] > latest / 1.01
+    for quantity, (field, of_unit) in parts.items():
+        value = getattr(course, field)
+        low, high = _interval(value, [getattr(one, field) for one in drawn])
+        if field == "start_seconds":
+            if len(times) == 1:
+                continue  # it is assumed, not measured
+            low, high = 0.0 if early else low, (math.inf if course.kind == "power" else float(times[-1])) if late else high
+        elif field != "jump":
+            low, high = (min(low, 0.0), max(high, 0.0)) if early else (low, high)
+            if late:
+                low, high = (low, math.inf) if value > 0 else (-math.inf, high)
+        yield Estimate(quantity, value, low, high, of_unit, cells)
+
+
+def _programmed(readings: Readings, cells: npt.NDArray[np.int64]) -> Measurements:
+    """Return what all programmings left of some cells, with the reads' own scatter taken out of each group's variance."""
     groups = []
-    for values in series:
-        row = []
-        for index in range(len(readings.levels)):
-            group = values[level == index]
-            center, total = group.mean(), max(group.var(ddof=1), 1e-300)
-            kept = np.sqrt(max(0.0, 1 - noise[level == index].mean() / total))
-            row.append(np.sort(center + (group - center) * kept))
-        groups.append(tuple(row))
-    return Measurements(tuple(readings.levels.tolist()), (0.0, *readings.times), tuple(groups))
+    for index in range(len(readings.levels)):
+        here = readings.level[:, cells] == index
+        values, noise = readings.mean[:, cells][here], readings.variance[:, cells][here] / readings.reads
+        center, total = values.mean(), max(values.var(ddof=1), 1e-300)
+        kept = np.sqrt(max(0.0, 1 - noise.mean() / total))
+        groups.append(np.sort(center + (values - center) * kept))
+    return Measurements(tuple(readings.levels.tolist()), (0.0,), (tuple(groups),))
 
 
 def lattice_step(values: Array) -> float | None:

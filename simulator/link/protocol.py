@@ -2,7 +2,7 @@
 
 | request | body | arrays | needs the lease | answer |
 |---|---|---|---|---|
-| ``hello`` | client, replaces | | no | instance, message_bytes |
+| ``hello`` | client, holder, replaces | | no | instance, message_bytes |
 | ``goodbye`` | | | no | the same; the session and its layers are forgotten |
 | ``ping`` | | any | no | the same arrays |
 | ``describe`` | | | no | a `Description` |
@@ -55,9 +55,14 @@ class Request(BaseModel):
 
 
 class Hello(Request):
-    """The first request of a session, and the first after the connection was lost; ``replaces`` names one that failed, which it ends."""
+    """The first request of a session, and the first after the connection was lost.
+
+    ``holder`` is shared by sessions that share a lease, as those of one process and its workers do; ``replaces`` names one that failed,
+    which it ends.
+    """
 
     client: Annotated[str, Field(max_length=256)]
+    holder: Annotated[bytes, Field(min_length=16, max_length=16)] | None = None
     replaces: Annotated[bytes, Field(min_length=16, max_length=16)] | None = None
 
 

@@ -5,8 +5,10 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +16,7 @@ from simulator.link.addresses import CLIENTS, SERVER, check_address, load_key
 from simulator.link.device import Device, DeviceError, NoRoomError, NotTakenError
 from simulator.link.messages import MESSAGE_BYTES, Array, Frame, Message, MessageError, as_plain, decode, encode
 from simulator.link.protocol import KINDS, Hello, Request, needs_lease, read_request
-from simulator.link.worker import Worker
+from simulator.link.watch import Watch
 
 logger = logging.getLogger("inloop.link")
 
@@ -25,8 +27,6 @@ SESSIONS = 256
 HEARTBEAT_MS, SILENCE_MS = 1000, 5000
 BUFFER_BYTES = 4 << 20
 """Buffers of the connection; shorter frames are copied, which costs less than keeping track of who still reads them."""
-LOOK_SECONDS = 0.02
-"""How often the server looks for requests of others while its device is at work."""
 WITHOUT_DEVICE = frozenset({"hello", "goodbye", "ping", "describe", "status", "acquire", "release"})
 """Requests that the server answers itself, between or during those that the device works on."""
 
@@ -37,6 +37,7 @@ Answer = tuple[dict[str, Any], dict[str, Array]]
 class _Session:
     client: str
     seen: float
+    holder: bytes = b""
     done: int = -1
     answers: OrderedDict[int, list[Frame]] = field(default_factory=OrderedDict)
 
@@ -44,7 +45,7 @@ class _Session:
 class Server:
     """A device on a ZeroMQ address.
 
-    The device works in a thread of its own, one request at a time. While it does, others are told who it works for.
+    The device works in the thread that serves, one request at a time. While it does, another thread tells others who it works for.
 
     Parameters
     ----------
@@ -59,6 +60,8 @@ class Server:
         How long a client that fell silent keeps the device from others.
     message_bytes
         Longest message that is taken.
+    clock
+        Tells seconds: when a client fell silent.
 
     Examples
     --------
@@ -77,6 +80,7 @@ class Server:
         keys: Path | None = None,
         lease_seconds: float = 60.0,
         message_bytes: int = MESSAGE_BYTES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         import zmq
         from zmq.auth.thread import ThreadAuthenticator
@@ -84,7 +88,10 @@ class Server:
         check_address(address, keys)
         self.device = device
         self._description = device.describe().model_dump()
-        self._worker: Worker | None = None
+        self._clock = clock
+        self._own = threading.Lock()
+        """Held by the thread that has the socket and the sessions: the serving one, but while the device works."""
+        self._watch = Watch(self._look_around)
         self._busy: tuple[bytes, Message] | None = None
         self._waiting: deque[tuple[bytes, list[Frame]]] = deque()
         self._ended: list[bytes] = []
@@ -133,15 +140,21 @@ class Server:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
-        while not self._stop.is_set():
-            if self._waiting:
-                self._reply(*self._waiting.popleft())
-                continue
-            ready = dict(poller.poll(100))
-            if self._monitor in ready:
-                self._log_event()
-            if self._socket in ready:
-                self._reply(*self._received())
+        with self._own, self._watch:
+            while not self._stop.is_set():
+                if self._waiting:
+                    self._reply(*self._waiting.popleft())
+                    continue
+                try:
+                    ready = dict(poller.poll(100))
+                except zmq.ZMQError:
+                    if self._stop.is_set():  # whoever stops this did not wait for it
+                        return
+                    raise
+                if self._monitor in ready:
+                    self._log_event()
+                if self._socket in ready:
+                    self._reply(*self._received())
 
     def _log_event(self) -> None:
         import zmq
@@ -157,7 +170,7 @@ class Server:
         return identity.bytes, [frame.buffer for frame in frames]
 
     def _reply(self, identity: bytes, frames: list[Frame]) -> None:
-        answer = self.answer(frames)
+        answer = self._answer(frames)
         if answer is not None:
             self._socket.send_multipart([identity, *answer], copy=False)
 
@@ -169,21 +182,23 @@ class Server:
         self._thread.start()
         return self
 
+    def wait(self) -> None:
+        """Wait until the thread that `start` began ends."""
+        if self._thread is not None:
+            self._thread.join()
+
     def stop(self) -> None:
         """End `run` after the request that is under way."""
         self._stop.set()
         if self._thread is not None:
+            if self._busy is not None:
+                logger.info("finishing what the device is at work on; Ctrl-C again leaves it half done")
             self._thread.join()
             self._thread = None
 
     def close(self) -> None:
-        """Stop, let go of the address and of the device, once it has done what is under way."""
+        """Stop, and let go of the address and of the device, once it has done what is under way."""
         self.stop()
-        if self._worker is not None:
-            if self._worker.busy:
-                logger.info("finishing what the device is at work on; Ctrl-C again leaves it half done")
-            self._worker.close()
-            self._worker = None
         if self._authenticator is not None:
             self._authenticator.stop()
             self._authenticator = None
@@ -200,7 +215,7 @@ class Server:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def answer(self, frames: list[Frame]) -> list[Frame] | None:
+    def _answer(self, frames: list[Frame]) -> list[Frame] | None:
         """Return the frames that answer some frames, or None where nothing needs to be said."""
         try:
             message = decode(frames, self.message_bytes)
@@ -225,7 +240,7 @@ class Server:
                 "no_session",
                 "the session must begin with `hello` and be one that the server remembers, but is not: what it held is gone; program again",
             )
-        session.seen = time.monotonic()
+        session.seen = self._clock()
         self._sessions.move_to_end(message.session)
         session.done = max(session.done, message.done)
         while session.answers and next(iter(session.answers)) <= session.done:
@@ -243,11 +258,12 @@ class Server:
         fields = read_request(message)
         if isinstance(fields, Hello):
             session = self._sessions.setdefault(message.session, _Session("", 0.0))
-            session.client, session.seen = fields.client, time.monotonic()
+            session.client, session.seen = fields.client, self._clock()
+            session.holder = fields.holder or message.session
             self._sessions.move_to_end(message.session)
             self._end(fields.replaces)
             while len(self._sessions) - len(self._ended) > SESSIONS:
-                self._end(next(one for one in self._sessions if one not in (self._holder, *self._ended)))
+                self._end(next(one for one, it in self._sessions.items() if it.holder != self._holder and one not in self._ended))
         else:
             self._end(message.session)
         body = {"instance": self.instance, "message_bytes": self.message_bytes}
@@ -259,9 +275,9 @@ class Server:
             self._ended.append(session)
 
     def _forget(self, session: bytes) -> None:
-        del self._sessions[session]
+        holder = self._sessions.pop(session).holder
         self.device.close_client(session.hex())
-        if self._holder == session:
+        if self._holder == holder and all(other.holder != holder for other in self._sessions.values()):
             self._holder = None
 
     def _do(self, message: Message, session: _Session) -> list[Frame]:
@@ -269,10 +285,10 @@ class Server:
         try:
             request = read_request(message)
             if needs_lease(message.kind):
-                self._take_lease(message.session, session)
+                self._take_lease(session)
             body, arrays = self._carry_out(request, message)
-            if self._holder == message.session:
-                self._until = time.monotonic() + self.lease_seconds
+            if self._holder == session.holder:
+                self._until = self._clock() + self.lease_seconds
             return encode(Message("answer", message.session, message.number, body=as_plain(body), arrays=arrays))
         except MessageError as error:
             logger.warning("refused `%s` of %s: %s", message.kind, session.client, error)
@@ -280,33 +296,47 @@ class Server:
         except NotTakenError as error:
             return _refusal(message.session, message.number, "not_mapped", str(error))
         except Exception as error:  # an adapter may raise anything, and the next client must still be served
-            logger.warning("`%s` of %s failed: %s", message.kind, session.client, error, exc_info=not isinstance(error, DeviceError))
+            logger.warning(
+                "`%s` of %s failed: %s", message.kind, session.client, error, exc_info=not isinstance(error, DeviceError | ValueError)
+            )
             text = str(error) if isinstance(error, DeviceError | ValueError) else f"{type(error).__name__}: {error}"
-            return _refusal(message.session, message.number, "device", text)
+            return _refusal(message.session, message.number, "input" if isinstance(error, ValueError) else "device", text)
 
     def _carry_out(self, request: Request, message: Message) -> Answer:
-        """Return what a request is answered; where the device is needed, in its thread, and with an eye on what others ask meanwhile."""
-        handler = self._handlers()[message.kind]
-        if message.kind in WITHOUT_DEVICE or self._busy is not None:
+        """Return what a request is answered; where the device is needed, with an eye on what others ask meanwhile."""
+        handler = self._handlers[message.kind]
+        if message.kind in WITHOUT_DEVICE:
             return handler(request, message)
-        self._worker = self._worker or Worker()
         while True:
-            job = self._worker.begin(lambda: handler(request, message))
-            self._busy = (message.session, message)
             try:
-                while not job.wait(LOOK_SECONDS):
-                    while len(self._waiting) < KEPT_ANSWERS and self._socket.poll(0):
-                        self._meanwhile(*self._received())
-            finally:
-                self._busy = None
-            try:
-                return job.result
+                with self._at_work(message):
+                    return handler(request, message)
             except NoRoomError:
                 silent = self._silent()
                 if silent is None:
                     raise
                 logger.info("forgot the layers of %s, which fell silent: others need their room", self._sessions[silent].client)
                 self._forget(silent)
+
+    @contextmanager
+    def _at_work(self, message: Message) -> Iterator[None]:
+        """Leave the socket and the sessions to the thread that watches while the device works."""
+        self._busy = (message.session, message)
+        self._own.release()
+        try:
+            yield
+        finally:
+            self._own.acquire()
+            self._busy = None
+
+    def _look_around(self) -> None:
+        """Answer others while the device is at work; from the thread that watches."""
+        if self._busy is not None and self._own.acquire(blocking=False):
+            try:
+                while self._busy is not None and len(self._waiting) < KEPT_ANSWERS and self._socket.poll(0):
+                    self._meanwhile(*self._received())
+            finally:
+                self._own.release()
 
     def _meanwhile(self, identity: bytes, frames: list[Frame]) -> None:
         """Answer others than the client that the device works for, unless they need it too; put off the rest."""
@@ -320,7 +350,7 @@ class Server:
         if message.session == session:
             if message.number != busy.number:  # else it is a copy of what is under way
                 self._waiting.append((identity, frames))
-        elif message.kind in WITHOUT_DEVICE or message.kind not in KINDS or (needs_lease(message.kind) and self._holder is not None):
+        elif message.kind in WITHOUT_DEVICE or message.kind not in KINDS or not self._may_have_lease(message.session):
             self._reply(identity, frames)
         else:
             self._waiting.append((identity, frames))
@@ -328,34 +358,40 @@ class Server:
     def _silent(self) -> bytes | None:
         """Return the session that has asked nothing for longest, and for longer than a lease; None where there is none."""
         silent = next(iter(self._sessions), None)
-        return silent if silent is not None and time.monotonic() - self._sessions[silent].seen > self.lease_seconds else None
+        return silent if silent is not None and self._clock() - self._sessions[silent].seen > self.lease_seconds else None
 
-    def _take_lease(self, session: bytes, known: _Session) -> None:
+    def _may_have_lease(self, session: bytes) -> bool:
+        known = self._sessions.get(session)
+        return self._holder is None or (known is not None and known.holder == self._holder)
+
+    def _take_lease(self, session: _Session) -> None:
         lease = self._lease()
-        if lease["holder"] is not None and self._holder != session:
+        if lease["holder"] is not None and self._holder != session.holder:
             at_work = "" if self._busy is None else f", and has it at work on `{self._busy[1].kind}`"
             raise MessageError(
                 "lease", f"the chip must be free, but {lease['holder']} holds it for up to {lease['seconds']:.0f} s more{at_work}; wait"
             )
-        if self._holder != session:
-            logger.info("%s holds the chip", known.client)
-        self._holder, self._until = session, time.monotonic() + self.lease_seconds
+        if self._holder != session.holder:
+            logger.info("%s holds the chip", session.client)
+        self._holder, self._until = session.holder, self._clock() + self.lease_seconds
 
     def _lease(self) -> dict[str, Any]:
         """Return who holds the device, and for how long if nothing more is asked; it is counted anew when the device is done."""
-        left = self.lease_seconds if self._busy is not None else self._until - time.monotonic()
-        if self._holder is None or left <= 0:
+        left = self.lease_seconds if self._busy is not None else self._until - self._clock()
+        names = [one.client for one in self._sessions.values() if one.holder == self._holder]
+        if self._holder is None or left <= 0 or not names:
             return {"holder": None, "seconds": 0.0}
-        return {"holder": self._sessions[self._holder].client, "seconds": left}
+        return {"holder": names[-1], "seconds": left}
 
     def _device_status(self) -> dict[str, Any]:
         return self.device.status() if self._busy is None else {"at_work_on": self._busy[1].kind}
 
     def _release(self, session: bytes) -> dict[str, Any]:
-        if self._holder == session:
+        if self._holder == self._sessions[session].holder:
             self._holder = None
         return self._lease()
 
+    @cached_property
     def _handlers(self) -> dict[str, Callable[[Any, Message], Answer]]:
         device = self.device
 

@@ -72,7 +72,7 @@ def serve(
     logger.info("serving `%s` on %s; stop with Ctrl-C", server.device.describe().name, server.address)
     try:
         with _terminated_as_interrupted():
-            server.run()
+            server.start().wait()  # in a thread: Ctrl-C is not to end what the device does half-way
     except KeyboardInterrupt:
         logger.info("stopped")
     finally:
