@@ -150,29 +150,39 @@ def quantize(
     tensor([0.0000, 0.5000, 0.7500])
     """
     _check_like("values", values, values)
-    _check_step(step)
     if not step:
         raise ValueError("Argument `step` must be above 0, but got 0; do leave out the call for an ideal converter.")
+    check_codes(step, low, high)
+    return _run(values, None, _NO_KEY, (step, step if unit is None else unit), (low, high), 1.0, out, False, backend)
+
+
+def check_float32(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that is not float32 or not contiguous."""
+    if tensor.dtype != torch.float32:
+        raise ValueError(f"Argument `{name}` must have dtype torch.float32, but got {tensor.dtype}; do convert it by `.float()`.")
+    if not tensor.is_contiguous():
+        raise ValueError(
+            f"Argument `{name}` must be contiguous, but got strides {tensor.stride()} for shape {tuple(tensor.shape)}; "
+            "do call `.contiguous()`."
+        )
+
+
+def check_codes(step: float, low: int, high: int) -> None:
+    """Refuse a step that is negative or no float32, and codes that are out of order or inexact in float32."""
+    _check_step(step)
     if not -_LARGEST_CODE <= low <= high <= _LARGEST_CODE:
         raise ValueError(
             f"Arguments `low` and `high` must satisfy -2**24 <= low <= high <= 2**24, but got low = {low}, high = {high}; "
             "do pass the smallest and the largest code."
         )
-    return _run(values, None, _NO_KEY, (step, step if unit is None else unit), (low, high), 1.0, out, False, backend)
 
 
 def _check_like(name: str, tensor: Tensor, values: Tensor) -> None:
-    if tensor.dtype != torch.float32:
-        raise ValueError(f"Argument `{name}` must have dtype torch.float32, but got {tensor.dtype}; do convert it by `.float()`.")
+    check_float32(name, tensor)
     if tensor.shape != values.shape or tensor.device != values.device:
         raise ValueError(
             f"Argument `{name}` must have the shape and device of `values`, {tuple(values.shape)} on {values.device}, "
             f"but got {tuple(tensor.shape)} on {tensor.device}; do expand or move it."
-        )
-    if not tensor.is_contiguous():
-        raise ValueError(
-            f"Argument `{name}` must be contiguous, but got strides {tensor.stride()} for shape {tuple(tensor.shape)}; "
-            "do call `.contiguous()`."
         )
 
 
@@ -225,6 +235,13 @@ def _flat(tensor: Tensor) -> npt.NDArray[np.float32]:
     return flat
 
 
+def rounded(values: Tensor, step: float, ends: tuple[float, float]) -> Tensor:
+    """Return ``clip(round(values / step), *ends)`` in torch, with the bits of the Numba loops on any device."""
+    # A tensor on the device, because CUDA divides by a Python number as a product with its reciprocal, which rounds differently.
+    size = torch.full((), step, dtype=torch.float32, device=values.device)
+    return torch.round(values / size).clamp(*ends)
+
+
 @torch.no_grad()
 def _convert_torch(
     values: Tensor,
@@ -241,9 +258,7 @@ def _convert_torch(
         y = y + exact_sqrt(variance) * normal(key, values.shape, values.device, backend="torch")
     step, unit = sizes
     if step:
-        # A tensor on the device, because CUDA divides by a Python number as a product with its reciprocal, which rounds differently.
-        size = torch.full((), step, dtype=torch.float32, device=values.device)
-        y = torch.round(y / size).clamp(*ends) * float(np.float32(unit))
+        y = rounded(y, step, ends) * float(np.float32(unit))
     y = y * float(np.float32(scale))
     return out.add_(y) if accumulate else out.copy_(y)
 

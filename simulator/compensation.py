@@ -65,7 +65,9 @@ def remap(chip: Chip, data: Any = None, *, batch_size: int = 256) -> pd.DataFram
         raise ValueError("Argument `chip` must have crossbars with stuck cells, but has none; give the design stuck=StuckCells(...)")
     for name, layer in layers.items():
         if layer.treatment is not None:
-            raise ValueError(f"Layer `{name}`: outputs must be remapped before single cells are treated, but some were; compile again")
+            raise ValueError(
+                f"Layer `{name}`: outputs must be remapped before single cells are treated, but some were; compile again, remap, then treat"
+            )
     squares = {} if data is None else _mean_squares(chip, inputs_of(data, batch_size))
     rows = []
     for name, layer in layers.items():

@@ -82,7 +82,7 @@ def save_conductances(chip: Chip, path: str | Path, *, layer: str | None = None)
     return [ResultsFolder(path.parent).write(path.name, content)]
 
 
-def load_conductances(chip: Chip, path: str | Path, *, unit: str = "S") -> list[str]:
+def load_conductances(chip: Chip, path: str | Path, *, unit: str | None = None) -> list[str]:
     """Put conductances from files, measured ones for example, into a chip as what programming reached.
 
     Every layer that the files have must be there whole; the other layers stay as they are. A map may be as large as the whole array: its
@@ -96,7 +96,7 @@ def load_conductances(chip: Chip, path: str | Path, *, unit: str = "S") -> list[
     path
         As `save_conductances` writes it; of an .npy folder the ``index.json`` may be missing.
     unit
-        Unit of the values: "S", "uS", "nS", ...
+        Unit of the values: "S", "uS", "nS", ... By default what the files say, as those of `save_conductances` do, else siemens.
 
     Returns
     -------
@@ -106,8 +106,8 @@ def load_conductances(chip: Chip, path: str | Path, *, unit: str = "S") -> list[
     Raises
     ------
     ValueError
-        If the files cannot be read, a layer or tile is unknown or missing, a shape does not fit, or values are negative, not finite or
-        beyond 10 times the cell's range.
+        If the files cannot be read, a layer or tile is unknown or missing, a shape does not fit, the unit is another than a file says,
+        or values are negative, not finite or beyond 10 times the cell's range.
 
     Examples
     --------
@@ -127,10 +127,9 @@ def load_conductances(chip: Chip, path: str | Path, *, unit: str = "S") -> list[
     kind = _kind(path)
     if not path.exists():
         raise ValueError(f"conductances `{path}` must exist, but do not; check the path")
-    try:
-        factor = parse_quantity(f"1 {unit}", "siemens")
-    except ValueError:
-        raise ValueError(f"Argument `unit` must be a unit of conductance, but got {unit!r}; give S, mS, uS or nS") from None
+    asked = None if unit is None else _siemens(unit)
+    if unit is not None and asked is None:
+        raise ValueError(f"Argument `unit` must be a unit of conductance, but got {unit!r}; give S, mS, uS or nS")
     maps: dict[str, dict[int, _Map]] = {}
     for one in {"folder": _from_folder, "hdf5": _from_hdf5, "matlab": _from_matlab}[kind](path):
         maps.setdefault(one.layer, {})[one.index] = one
@@ -141,10 +140,17 @@ def load_conductances(chip: Chip, path: str | Path, *, unit: str = "S") -> list[
     if unknown:
         raise ValueError(f"conductances `{path}` must be of layers on crossbars, {', '.join(known)}, but have {unknown[0]!r}; rename it")
     # All layers are checked before any is changed.
-    ready = [_assembled(chip, name, found, factor, path) for name, found in maps.items()]
+    ready = [_assembled(chip, name, found, asked, path) for name, found in maps.items()]
     for layer, cells, seed, trial in ready:
         layer.adopt(cells, seed, trial)
     return [layer.name for layer, *_ in ready]
+
+
+def _siemens(unit: object) -> float | None:
+    try:
+        return parse_quantity(f"1 {unit}", "siemens")
+    except ValueError:
+        return None
 
 
 def _kind(path: Path) -> str:
@@ -219,7 +225,14 @@ def _from_folder(path: Path) -> Iterator[_Map]:
         raise ValueError(f"conductances `{path}` must be a folder, .h5 or .mat, but are a file of another kind; name the folder")
     index: dict[str, Any] = {}
     if (path / INDEX).is_file():
-        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+        try:
+            index = dict(json.loads((path / INDEX).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"file `{path / INDEX}` must be as it was saved, but is not ({error}); save again or delete it") from None
+    there = {file.name.rpartition(".")[0].rpartition(".")[0] for file in path.glob("*.npy")}
+    lost = sorted(name for name in index if name.rpartition(".")[0].rpartition(".")[0] not in there)
+    if lost:
+        raise ValueError(f"conductances `{path}` must have {lost[0]}, which {INDEX} names, but have no tile of its layer; save again")
     for file in sorted(path.glob("*.npy")):
         match = _FILE.fullmatch(file.name)
         if match is None:
@@ -262,7 +275,9 @@ def _from_matlab(path: Path) -> Iterator[_Map]:
         yield _Map(str(one["layer"]), int(one["index"]), np.atleast_2d(one["conductance_siemens"]), one)
 
 
-def _assembled(chip: Chip, name: str, maps: Mapping[int, _Map], factor: float, path: Path) -> tuple[CrossbarLayer, torch.Tensor, int, int]:
+def _assembled(
+    chip: Chip, name: str, maps: Mapping[int, _Map], asked: float | None, path: Path
+) -> tuple[CrossbarLayer, torch.Tensor, int, int]:
     """Return a layer, the cells that the maps give it, and the seed and trial that they say they come from."""
     layer = chip.layers[name]
     assert isinstance(layer, CrossbarLayer)
@@ -283,7 +298,11 @@ def _assembled(chip: Chip, name: str, maps: Mapping[int, _Map], factor: float, p
         where = f"tile {index} of layer `{name}` in {path}"
         if values.dtype.kind not in "fiu" or values.shape not in ((rows, columns), whole):
             raise ValueError(f"{where} must be numbers of shape {(rows, columns)} or {whole}, but is {values.dtype} of {values.shape}")
-        siemens = values[:rows, :columns].astype(np.float64) * factor
+        said = maps[index].about.get("unit")
+        own = None if said is None else _siemens(said)
+        if (said is not None and own is None) or (asked is not None and own not in (None, asked)):
+            raise ValueError(f"{where} must be in the unit that its file says, but that is {said!r}; leave out `unit`, or correct the file")
+        siemens = values[:rows, :columns].astype(np.float64) * (asked or own or 1.0)
         if not np.isfinite(siemens).all() or (siemens < 0).any():
             raise ValueError(f"{where} must be finite and at least 0, but has {_worst(siemens):.4g} S; correct the map")
         if siemens.max() > _FAR * limit:

@@ -159,7 +159,7 @@ def write_verify(
     ------
     ValueError
         If not exactly one limit is given or it is out of range, the data are empty, the chip has no resistive cells that can be tuned,
-        its outputs were remapped, or it has aged.
+        or it has aged.
 
     Examples
     --------
@@ -275,11 +275,6 @@ def _with_stuck(found: Verified, layer: CrossbarLayer, targets: Tensor, verifica
 def _ready(chip: Chip, layers: Mapping[str, CrossbarLayer]) -> None:
     """Program what was not, and refuse what cannot be verified."""
     for name, layer in layers.items():
-        if layer.remapping is not None:
-            raise ValueError(
-                f"Argument `chip` must have outputs where they were compiled to, but those of layer `{name}` were remapped around stuck "
-                "cells; verify a chip that is not remapped"
-            )
         if not layer.programmed:
             layer.program(chip.seed, 0)
         layer._require_current_masters()

@@ -160,6 +160,25 @@ class TestRefusals:
         (tmp_path / "maps" / "2.0009.npy").rename(tmp_path / "maps" / "head.0000.npy")
         self.refused(chip, tmp_path / "maps", "must be of layers on crossbars, 0, 2, but have 'head'")
 
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_a_unit_that_a_file_contradicts_is_refused(self, tmp_path: Path, name: str) -> None:
+        chip = compiled().program(seed=0)
+        sim.save_conductances(chip, tmp_path / name)
+        with pytest.raises(ValueError, match=r"tile 0 of layer `0` .* must be in the unit that its file says, but that is 'S'"):
+            sim.load_conductances(chip, tmp_path / name, unit="uS")
+        assert sim.load_conductances(chip, tmp_path / name, unit="S") == ["0", "2"]
+
+    def test_a_folder_without_a_layer_of_its_index_is_refused(self, tmp_path: Path) -> None:
+        chip = compiled().program(seed=0)
+        written = sim.save_conductances(chip, tmp_path)
+        for lost in [path for path in written if path.name.startswith("0.")]:
+            lost.unlink()
+        with pytest.raises(ValueError, match="must have 0.0000.npy, which index.json names"):
+            sim.load_conductances(chip, tmp_path)
+        (tmp_path / "index.json").write_text('{"x": 3')
+        with pytest.raises(ValueError, match=r"index.json` must be as it was saved, but is not"):
+            sim.load_conductances(chip, tmp_path)
+
     def test_faults_of_the_design_in_a_measured_map_are_refused(self, tmp_path: Path) -> None:
         sim.save_conductances(compiled().program(seed=0), tmp_path / "maps.h5")
         self.refused(compiled(stuck=StuckCells(stuck_on_rate=0.2)).program(seed=0), tmp_path / "maps.h5", "must not draw stuck cells")

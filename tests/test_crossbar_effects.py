@@ -133,6 +133,26 @@ def test_a_convolutions_noise_through_wires_is_that_of_its_patches() -> None:
         assert torch.allclose(part[0].flatten(1).t(), expected.clamp(min=0), rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(4, 6, 3, padding=1, groups=2, bias=False), (2, 4, 9)),
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=False), (2, 4, 7, 5)),
+        (nn.Conv3d(2, 3, 2, bias=False), (2, 2, 3, 4, 3)),
+    ],
+)
+def test_every_convolutions_noise_through_wires_has_the_mean_of_its_own_group(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.rand(shape, generator=generator(1))
+    _, found = compiled(drawn(layer), x, cell=NOISY, wires=Wires(row_ohm=30.0, column_ohm=30.0))
+    found(x)
+    (terms,) = found._instance().arrays.terms[0]
+    operator, x = found.operator, x.double()
+    mean = operator(x, torch.ones_like(layer.weight).double()) / layer.weight[0].numel()
+    constant = terms.constant.double().reshape(-1, *[1] * operator.dimensions)
+    expected = operator(x**2, terms.square.double()) + mean * operator(x, terms.cross.double()) + mean**2 * constant
+    assert torch.allclose(terms.variance(operator, x.float()).double(), expected.clamp(min=0), rtol=1e-4, atol=1e-12)
+
+
 def test_stuck_cells_come_at_the_rates_asked_and_do_not_drift() -> None:
     layer = drawn(nn.Linear(400, 250, bias=False))
     x = torch.zeros(1, 400)

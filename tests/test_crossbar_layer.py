@@ -1,5 +1,7 @@
 """One layer on crossbars: exact where it must be, the right distribution where it is noisy."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 import simulator as sim
 from devices import ADC, DAC, IdealCell, PolynomialCell, RRAMCrossbar
-from simulator.lowering import reading
+from simulator.lowering import products, reading
 from simulator.operators import row_tiles
 
 IDEAL = IdealCell(g_min_siemens=1e-6, g_max_siemens=40e-6)
@@ -286,9 +288,9 @@ def test_trials_share_the_codes_of_batches_that_come_again_and_keep_their_bits(m
     chip = sim.compile(model, RRAMCrossbar(cell=NOISY, dac=DAC(bits=4), adc=ADC(bits=6)), example_inputs=(x,), calibration=[x])
     alone = sim.evaluate(chip, (x, model(x)), metrics="mae", trials=1, batch_size=5)
     rounded: list[int] = []
-    quantize = reading.quantize
+    codes_of = reading.codes_of
     monkeypatch.setattr(
-        reading, "quantize", lambda values, *rest, **named: (rounded.append(values.shape[1]), quantize(values, *rest, **named))[1]
+        reading, "codes_of", lambda operator, values, *rest: (rounded.append(values.shape[1]), codes_of(operator, values, *rest))[1]
     )
     together = sim.evaluate(chip, (x, model(x)), metrics="mae", trials=4, batch_size=5)
     # The first layer's two batches are rounded when they first come and once more to be kept; others are each trial's own.
@@ -306,3 +308,17 @@ def test_a_batch_that_changes_in_place_is_rounded_anew() -> None:
         chip.program(seed=0)
         assert torch.equal(chip(x), fresh) and torch.equal(chip(x), fresh) and torch.equal(chip(x), fresh)
         x.mul_(-0.5)
+
+
+def test_what_is_kept_beside_a_weight_goes_with_it() -> None:
+    layer, x = random_layer(nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 6, 6, generator=generator(1))
+    gc.collect()
+    before = len(products._PACKED)
+    chip = sim.compile(layer, RRAMCrossbar(cell=NOISY, dac=DAC(bits=8), adc=ADC(bits=8)), example_inputs=(x,))
+    first = chip(x).detach()
+    assert products._PACKED or not products._DNN_IMAGES
+    chip.program(seed=chip.seed)
+    assert torch.equal(chip(x), first)
+    del chip
+    gc.collect()
+    assert len(products._PACKED) <= before

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -81,6 +81,7 @@ def test_an_array_rounds_each_conversion_by_half_a_step_at_most(name: str) -> No
 
 
 @settings(max_examples=60, deadline=None)
+@example("one-sided", 7, None, 25, 2, 8, None, True, 0)
 @given(
     name=st.sampled_from([name for name in MAPPINGS if name != "two-sided"]),
     weight_bits=st.integers(2, 8),
@@ -112,13 +113,14 @@ def test_slices_of_weights_and_inputs_are_integer_matmul_exactly(
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
     x = torch.from_numpy(inputs).float()
-    # Sums of exact digits: where an ADC follows, its step is one product of digits, and its range holds the largest sum.
+    # Sums of exact digits: where an ADC follows, its step is one product of digits, and arrays have no more rows than its range holds.
     adc = ADC(bits=16, range_policy="fixed", fixed_range=32767.0) if converted else None
+    per_array = max(1, 32767 // (2 * top * peak))
     # A conductance unit that float32 holds exactly keeps digits whole.
     cell = IdealCell(g_min_siemens=0.0, g_max_siemens=1.0)
     mapping = MAPPINGS[name].replace(weight_bits=weight_bits, bits_per_cell=bits_per_cell)
     dac = DAC(bits=input_bits, range_policy="fixed", fixed_range=float(peak), slice_bits=slice_bits)
-    chip = sim.compile(layer, RRAMCrossbar(cell=cell, mapping=mapping, dac=dac, adc=adc), example_inputs=x)
+    chip = sim.compile(layer, RRAMCrossbar(cell=cell, mapping=mapping, dac=dac, adc=adc, rows=per_array), example_inputs=x)
     found = chip(x).detach().double().numpy()
     expected = inputs @ weight.T
     # 1 / 7 is no float32: sums of rounded digits are off by less than the ADC's rounding takes away.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from devices.base import ProgrammedCells, ResistiveCell
 from devices.design import DesignError
+from devices.quantities import parse_quantity
 from devices.rram.composed import ComposedCell
 from devices.rram.fitting import Drift, fit_laws
 from devices.rram.interpolation import locate, must_rise
@@ -163,7 +164,7 @@ def from_measurements(
     group: str = "/",
     degree: int = 3,
     drift: Drift = "auto",
-    start_seconds: float | None = None,
+    start_seconds: float | str | None = None,
     **fields: Any,
 ) -> MeasuredCell:
     r"""Make a cell of measurements: a table of (target, time since programming, measured conductance).
@@ -178,7 +179,7 @@ def from_measurements(
     columns, units, group
         Names of columns, units where the names say none, and the group of an HDF5 file: see `read_measurements`.
     degree, drift, start_seconds
-        Of the fitted laws: see `fit_laws`.
+        Of the fitted laws, with ``method="law"`` only: see `fit_laws`. The start in seconds, or as a text with a unit.
     **fields
         Further fields of the cell: `g_min_siemens` and `g_max_siemens` (by default the smallest and the largest target), `read_noise`.
 
@@ -208,10 +209,15 @@ def from_measurements(
         raise DesignError(f"Argument `method` must be 'quantiles' or 'law', but got {method!r}; choose one")
     if drift not in ("auto", "none", "power", "log"):
         raise DesignError(f"Argument `drift` must be 'auto', 'none', 'power' or 'log', but got {drift!r}; choose one")
-    if degree < 0:
-        raise DesignError(f"Argument `degree` must be at least 0, but got {degree}; give the largest degree of the polynomials")
-    if start_seconds is not None and not 0 < start_seconds < math.inf:
-        raise DesignError(f"Argument `start_seconds` must be above 0, but got {start_seconds}; leave it out for the first time")
+    if not isinstance(degree, int) or degree < 0:
+        raise DesignError(
+            f"Argument `degree` must be a whole number of at least 0, but got {degree!r}; give the polynomials' largest degree"
+        )
+    start = None if start_seconds is None else _start(start_seconds)
+    if method == "quantiles" and (degree, drift, start) != (3, "auto", None):
+        raise DesignError(
+            "Arguments `degree`, `drift` and `start_seconds` must be left out without a fitted law, but one is given; give method='law' too"
+        )
     measured = read_measurements(path, columns=columns, units=units, group=group)
     steps = min(_QUANTILES, *(len(values) for row in measured.groups for values in row))
     probabilities = np.linspace(0, 1, steps)
@@ -223,9 +229,19 @@ def from_measurements(
         quantiles_siemens=tuple(tuple(tuple(np.quantile(values, probabilities).tolist()) for values in row) for row in measured.groups),
         counts=counts,
         ks_distances=tuple(tuple(0.0 for _ in row) for row in counts),
-        law=fit_laws(measured, degree=degree, drift=drift, start_seconds=start_seconds) if method == "law" else None,
+        law=fit_laws(measured, degree=degree, drift=drift, start_seconds=start) if method == "law" else None,
     )
     return cell.replace(ks_distances=_distances(cell, measured))
+
+
+def _start(given: float | str) -> float:
+    try:
+        start = parse_quantity(given, "second") if isinstance(given, str) else float(given)
+    except (TypeError, ValueError):
+        start = math.nan
+    if not 0 < start < math.inf:
+        raise DesignError(f"Argument `start_seconds` must be a time above 0, but got {given!r}; leave it out for the start that fits")
+    return start
 
 
 def _distances(cell: MeasuredCell, measured: Measurements) -> tuple[tuple[float, ...], ...]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,8 @@ def read_measurements(
     ...     read_measurements(path).levels_siemens
     (1e-05, 2e-05)
     """
+    if not isinstance(path, str | PathLike):
+        raise DesignError(f"Argument `path` must be the path of a file, but got {shown(path)}; give a text or a Path")
     path = Path(path).expanduser()
     for name, given in (("columns", columns), ("units", units)):
         unknown = set(given or ()) - set(_ROLES)
@@ -116,8 +119,8 @@ def _read_hdf5(path: Path, group: str) -> dict[str, npt.NDArray[np.generic]]:
     except ImportError:
         raise DesignError(f"measurements `{path}` need the package h5py, but it is not installed; run pip install h5py") from None
     with h5py.File(path, "r") as file:
-        if group not in file:
-            raise DesignError(f"measurements `{path}` must have the group `{group}`, but have {sorted(file)}; give group=")
+        if not isinstance(file.get(group), h5py.Group):
+            raise DesignError(f"measurements `{path}` must have the group `{group}`, but have {shown(sorted(file))}; give group=")
         columns = {name: np.asarray(item) for name, item in file[group].items() if isinstance(item, h5py.Dataset) and item.ndim == 1}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from devices.rram import MappedWeights, RRAMCrossbar
+from kernels.wire_noise import add_coupling
+from simulator.lowering.layout import channels_at_end, laid_out
 from simulator.lowering.products import multiply
 from simulator.lowering.wired import Wired, through_wires
 from simulator.operators import LinearOperator, RowTile
@@ -53,12 +55,13 @@ class Terms:
         total = self.power(operator, inputs * inputs)
         if self.cross is None or self.constant is None or self.mean is None:
             return total
-        mean = operator(_channel_sums(operator, inputs), self.mean)
-        if operator.groups > 1:
-            axis = mean.dim() - operator.dimensions - 1
-            mean = mean.repeat_interleave(self.weight.shape[0] // operator.groups, axis)
-        constant = self.constant.reshape(-1, *[1] * operator.dimensions)
-        return total.addcmul_(mean, multiply(operator, inputs, self.cross)).addcmul_(mean.square(), constant).clamp_(min=0.0)
+        found = channels_at_end(operator, total)
+        cross = channels_at_end(operator, multiply(operator, inputs, self.cross))
+        mean = channels_at_end(operator, operator(_channel_sums(operator, inputs), self.mean))
+        constant = self.constant.reshape(operator.groups, -1)
+        columns = constant.shape[1]
+        add_coupling(found.view(-1, columns), cross.view(-1, columns), mean.view(-1), constant)
+        return found.movedim(-1, total.dim() - 1 - operator.dimensions)
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,10 @@ class _Part:
 
     def terms(self, s: int, t: int, tile: RowTile, operator: LinearOperator, arithmetic: torch.dtype) -> Terms:
         """Return what one slice has in one tile."""
-        cut = operator.tile_weight
+
+        def cut(values: Tensor, tile: RowTile) -> Tensor:
+            return laid_out(operator, operator.tile_weight(values, tile))
+
         return Terms(
             cut(self.codes[s], tile),
             None if self.square is None else cut(self.square[s], tile).to(arithmetic),

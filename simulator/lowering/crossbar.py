@@ -122,8 +122,10 @@ class CrossbarLayer(HardwareLayer):
     @torch.no_grad()
     def program(self, seed: int, trial: int) -> None:
         """Draw the conductances of every cell for this (seed, trial)."""
-        if self.remapping is not None and self.treatment is not None:
-            raise ValueError(f"Layer `{self.name}`: single cells must not be treated where outputs are remapped, but are; compile again")
+        if self.remapping is not None and self.treatment is not None and not self.treatment.movable:
+            raise ValueError(
+                f"Layer `{self.name}`: single cells must not be treated where outputs are remapped, but were formed for good; compile again"
+            )
         self.order = None if self.remapping is None else self.remapping.order(self, seed, trial)
         mapped = self._map()
         self.cells = self._draw(mapped, self.programming_key(seed, trial))

@@ -120,6 +120,8 @@ class CrossbarRanges:
             return
         for s, observer in enumerate(self._outputs):
             name = "ADC" if len(self._outputs) == 1 else f"ADC of slice {s}"
+            # Networks of wires are solved when cells are programmed, which calibration does not wait for.
+            name = name if self.design.wires is None else f"{name}, as without wires"
             own = None if chosen is None else chosen[s]
             if isinstance(observer, ColumnObserver):
                 yield observer.describe(layer, f"{name}, by column", adc, own)

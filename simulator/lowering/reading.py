@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from devices.rram import RRAMCrossbar
-from kernels.crossbar import convert, quantize
+from kernels.crossbar import convert
 from kernels.random import Key
 from kernels.slices import shift_add
 from simulator.lowering.arrays import Arrays, Line, Terms
 from simulator.lowering.converting import ConverterTables
+from simulator.lowering.layout import channels_first, codes_of, in_memory, laid_out
 from simulator.lowering.products import multiply, vectors_at_once
 from simulator.lowering.shared_inputs import SharedInputs
 from simulator.operators import LinearOperator, RowTile
@@ -39,7 +40,9 @@ class Drive:
 
     def part(self, operator: LinearOperator, tile: RowTile) -> "Drive":
         """Return what the rows of one tile carry."""
-        return Drive([(radix, operator.tile_inputs(values, tile)) for radix, values in self.slices], self.codes, self.full)
+        return Drive(
+            [(radix, laid_out(operator, operator.tile_inputs(values, tile))) for radix, values in self.slices], self.codes, self.full
+        )
 
     def total(self) -> Tensor:
         """Return the sum of the slices, weighted."""
@@ -105,14 +108,15 @@ class Reading:
         dimensions = self.operator.dimensions
         shape, given = inputs.shape, inputs
         inputs = inputs.reshape(-1, shape[-1]) if dimensions == 0 else inputs if inputs.dim() == dimensions + 2 else inputs.unsqueeze(0)
-        # Images are answered in the layout that they come in.
+        # Images are answered in the layout that they come in, and read with their channels last.
         last = inputs.dim() == 4 and not inputs.is_contiguous() and inputs.is_contiguous(memory_format=torch.channels_last)
-        inputs = inputs.contiguous()
+        layout = torch.channels_last if last else torch.contiguous_format
+        inputs = inputs.contiguous(memory_format=layout)
         unit = self._input_unit(inputs)
         full = self._full_drive(inputs, unit)
         outputs = self.arrays.lines[0].terms[0].weight.shape[0]
         spatial = self._spatial(inputs)
-        result = inputs.new_empty(len(inputs), outputs, *spatial)
+        result = torch.empty(len(inputs), outputs, *spatial, dtype=inputs.dtype, device=inputs.device, memory_format=layout)
         carried = torch.empty_like(inputs) if keep else None
         size = self._vectors_at_once(inputs, outputs, prod(spatial))
         kept = None if self.shared is None else self.shared.of(given, (unit, full, size))
@@ -122,7 +126,6 @@ class Reading:
             if carried is not None:
                 carried[part] = drive.total()
             self._block(drive, unit, key if number == 0 else key.fold("block", number), bias, result[part])
-        result = result.contiguous(memory_format=torch.channels_last) if last else result
         if dimensions == 0:
             return result.reshape(*shape[:-1], outputs), None if carried is None else carried.reshape(shape), unit
         if len(shape) == dimensions + 1:
@@ -155,7 +158,7 @@ class Reading:
     def drive(self, inputs: Tensor) -> tuple[Drive, float]:
         """Return what the rows carry for inputs with a batch, and the value of one DAC code."""
         unit = self._input_unit(inputs)
-        return self._drive(inputs.contiguous(), unit, self._full_drive(inputs, unit)), unit
+        return self._drive(laid_out(self.operator, inputs), unit, self._full_drive(inputs, unit)), unit
 
     def _input_unit(self, inputs: Tensor) -> float:
         dac = self.design.dac
@@ -175,9 +178,10 @@ class Reading:
 
     def _drive(self, inputs: Tensor, unit: float, full: float) -> Drive:
         design, dac = self.design, self.design.dac
-        codes = inputs
-        if dac is not None:
-            codes = quantize(inputs, unit, dac.lowest, dac.limit, unit=1.0)
+        if dac is None:
+            codes = laid_out(self.operator, inputs)
+        else:
+            codes = codes_of(self.operator, inputs, unit, dac.lowest, dac.limit)
         slices = [(1.0, codes)]
         if dac is not None and dac.slice_bits is not None:
             slices = digits_of(codes, dac.slice_bits, dac.slices)
@@ -195,18 +199,22 @@ class Reading:
 
     # one block
 
-    def _block(self, drive: Drive, unit: float, key: Key, bias: Tensor | None, out: Tensor) -> None:
-        """Write the outputs of some samples into `out`."""
+    def _block(self, drive: Drive, unit: float, key: Key, bias: Tensor | None, result: Tensor) -> None:
+        """Write the outputs of some samples into `result`."""
         arrays, along = self.arrays, self._along_outputs
         worth = unit * (arrays.unit if isinstance(arrays.unit, float) else 1.0)
         line = arrays.lines[0]
+        turned = self._fused and self.operator.dimensions == 2 and not result.is_contiguous(memory_format=torch.channels_last)
+        out = None if turned else result
         if self._fused:
             for t, tile in enumerate(arrays.tiles):
-                self._read(self._of_tile(drive, t, tile), line, line.terms[t], key.fold(0, t), (unit, worth), out, t > 0)
+                out = self._read(self._of_tile(drive, t, tile), line, line.terms[t], key.fold(0, t), (unit, worth), out, t > 0)
         else:
+            out = result if result.is_contiguous() else torch.empty_like(result, memory_format=torch.contiguous_format)
             self._stacked(drive, unit, key, out)
             if worth != 1.0:
                 out.mul_(worth)
+        assert out is not None
         if arrays.pedestal:
             ones = torch.ones_like(line.terms[0].weight[: self.operator.groups, :1])
             channels = drive.codes.shape[1] // self.operator.groups
@@ -214,8 +222,13 @@ class Reading:
             out.sub_(sums.repeat_interleave(out.shape[1] // self.operator.groups, 1), alpha=arrays.pedestal * worth)
         if isinstance(arrays.unit, Tensor):
             out.mul_(along(arrays.unit))
+        if turned:
+            channels_first(out, result, bias)
+            return
         if bias is not None:
             out.add_(along(bias))
+        if out is not result:
+            result.copy_(out)
 
     @property
     def _fused(self) -> bool:
@@ -225,40 +238,41 @@ class Reading:
         alone = len(arrays.lines) * self._stacked_slices == 1 and line.terms[0].reference is None and line.factor > 0
         return alone and uniform and not isinstance(ranges, Tensor)
 
-    def _read(self, drive: Drive, line: Line, terms: Terms, key: Key, units: tuple[float, float], out: Tensor, accumulate: bool) -> None:
-        """Read one array whose outputs take one uniform conversion each."""
-        currents = self.products(drive, terms)
-        currents = currents.contiguous()
+    def _read(
+        self, drive: Drive, line: Line, terms: Terms, key: Key, units: tuple[float, float], out: Tensor | None, accumulate: bool
+    ) -> Tensor:
+        """Read one array whose outputs take one uniform conversion each; without `out` they take the place of the currents."""
+        operator = self.operator
+        currents = laid_out(operator, self.products(drive, terms))
+        out = currents if out is None else out
         variance = self._variance(drive, terms)
-        variance = None if variance is None else variance.contiguous()
+        variance = None if variance is None else in_memory(operator, laid_out(operator, variance))
         adc = self.design.adc
         scale = units[1] * line.factor
         if adc is None and variance is None:
-            if accumulate:
-                out.add_(currents, alpha=scale)
-            else:
-                torch.mul(currents, scale, out=out)
-            return
+            return out.add_(currents, alpha=scale) if accumulate else torch.mul(currents, scale, out=out)
         step, limit, low = 0.0, 0, 0
         if adc is not None:
             full = _largest(currents) if self.output_ranges is None else float(self._range(line, units[0]))
             step, limit, low = (adc.step(full), adc.limit, adc.lowest) if full > 0 else (0.0, 0, 0)
+        values = in_memory(operator, currents)
         if self.hear is not None and step:
             if variance is not None:
-                currents = convert(currents, variance=variance, key=key)
+                convert(values, variance=variance, key=key, out=values)
                 variance = None
             self.hear(currents / step, low, limit)
         convert(
-            currents,
+            values,
             variance=variance,
             key=key if variance is not None else None,
             step=step,
             limit=limit,
             low=low if step else None,
             scale=scale,
-            out=out,
+            out=in_memory(operator, out),
             accumulate=accumulate,
         )
+        return out
 
     def products(self, drive: Drive, terms: Terms) -> Tensor:
         """Return the currents of an array without noise."""
@@ -319,10 +333,12 @@ class Reading:
             drive = Drive([(1.0, torch.cat([values for _, values in drive.slices]))], drive.codes, drive.full)
         else:
             radices = [1.0]
-        currents = self.products(drive, terms).contiguous()
+        currents = laid_out(operator, self.products(drive, terms))
         variance = self._variance(drive, terms)
         if variance is not None:
-            convert(currents, variance=variance.contiguous(), key=key, out=currents)
+            values = in_memory(operator, currents)
+            convert(values, variance=in_memory(operator, laid_out(operator, variance)), key=key, out=values)
+        currents = currents.contiguous()
         if terms.reference is not None:
             # The reference columns' noise, drawn once a read, is taken from all outputs of their block.
             common = self._variance(drive, terms.reference)
@@ -397,7 +413,8 @@ def _stacked_terms(terms: list[Terms], groups: int) -> Terms:
         if any(part is None for part in parts):
             return None
         found = torch.stack([part.unflatten(0, (groups, -1)) for part in parts if part is not None], dim=1)
-        return found.flatten(0, 2).contiguous()
+        flat = found.flatten(0, 2)
+        return flat.contiguous(memory_format=torch.channels_last) if flat.dim() == 4 else flat.contiguous()
 
     weight = stack([one.weight for one in terms])
     assert weight is not None

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from kernels.random import Key
 
 class CellTreatment(ABC):
     """What a layer's cells go through after they were programmed; it belongs to the layer, and every instance goes through it."""
+
+    movable: ClassVar[bool] = True
+    """Whether outputs may change places under it."""
 
     def map(self, mapped: MappedWeights, weight: Tensor, order: Tensor | None) -> MappedWeights:
         """Return the targets of a weight; by default those of the design's mapping. `order` says which output lies at each place."""
@@ -86,6 +89,7 @@ class FormedCells(CellTreatment):
     """
 
     conductance: Tensor
+    movable: ClassVar[bool] = False
 
     @property
     def difference(self) -> Tensor:
@@ -100,10 +104,6 @@ class FormedCells(CellTreatment):
         ValueError
             If the weight is not proportional to the pairs: cells like these cannot be tuned to it.
         """
-        if order is not None:
-            raise ValueError(
-                "Cells that were formed at random lie where they lie, but outputs were to change places; leave out the remapping"
-            )
         difference = self.difference
         largest = difference.abs().amax()
         largest = torch.where(largest > 0, largest, torch.ones_like(largest))
