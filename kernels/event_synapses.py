@@ -4,23 +4,27 @@ The order is that of the inputs (of a convolution the channels of a position fir
 order, zeros included, has the same bits.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from kernels.event_loops import add_counts, add_rows, scatter, scatter_plain
+from kernels.event_loops import add_counts, add_spiking_rows, gather, gather_and_fire, scatter
+from kernels.lanes import LANES
+from kernels.spikes import Comparator, Reset
 
 Pair = tuple[int, int]
 
-LINEAR_CROSSOVER: Final = {torch.float32: 0.35, torch.int8: 0.5}
-CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.12, torch.int8: 0.12}
-STRIDED_CROSSOVER: Final = 0.02
-"""Share of inputs that spike below which events take less CPU time than torch's dense product, by the weights' type: measured on one
-thread with 784 inputs and 1000 outputs, and with 3x3 kernels on 16 to 64 channels, by ``benchmarks/speed/spikes.py``, whose result is
-``benchmarks/results/speed_spikes_rates.json``."""
+LINEAR_CROSSOVER: Final = {torch.float32: 0.38, torch.int8: 0.75}
+CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.21, torch.int8: 0.26}
+"""Share of inputs that spike below which events take less CPU time than torch's dense product of float32, by the weights' type: the lowest
+crossing that ``inloop bench speed/spikes`` measured on one thread, with 784 inputs and 1000 outputs, and with the 3x3 kernels of ResNet-20
+(``benchmarks/results/speed_spikes_rates.json``). Of int8 weights of a matrix events stayed faster up to 0.75, the largest share measured;
+with dilation they cross at 0.02, so they are never chosen there, nor with groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +34,8 @@ class EventKernel:
     Attributes
     ----------
     rows
-        Contiguous: (inputs, kernel height * kernel width * outputs), turned by half a turn, where `plain`; else (kernel height,
-        kernel width, inputs, outputs of a group).
+        Contiguous: (kernel height * kernel width * inputs + 1, outputs filled up to a multiple of `LANES`), the last one of negative
+        zeros, where `plain`; else (kernel height, kernel width, inputs, outputs of a group).
     size
         Height and width of the kernel.
     outputs
@@ -41,7 +45,7 @@ class EventKernel:
     groups
         Groups of channels.
     plain
-        Whether the stride is 1, with one group, no dilation and no more padding than the kernel reaches.
+        Whether there is one group and no dilation.
     """
 
     rows: Tensor
@@ -53,6 +57,20 @@ class EventKernel:
     groups: int
     plain: bool
 
+    @property
+    def inputs(self) -> int:
+        """Input channels."""
+        return (self.rows.shape[0] - 1) // (self.size[0] * self.size[1]) if self.plain else self.rows.shape[2]
+
+    @property
+    def window(self) -> tuple[Pair, Pair, Pair]:
+        """Size, stride and padding, as the loops take them."""
+        return self.size, self.stride, self.padding
+
+    def filled(self, bias: Tensor) -> Any:
+        """Return a bias with as many numbers as rows have columns, as a NumPy array."""
+        return functional.pad(bias, (0, self.rows.shape[1] - self.outputs)).numpy()
+
     @classmethod
     def of(cls, weight: Tensor, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1), groups: int = 1) -> "EventKernel":
         """Lay out weights of torch's shape (outputs, inputs of a group, kernel height, kernel width).
@@ -60,20 +78,23 @@ class EventKernel:
         Examples
         --------
         >>> EventKernel.of(torch.ones(4, 2, 3, 3), padding=(1, 1)).rows.shape
-        torch.Size([2, 36])
+        torch.Size([19, 16])
         """
         if weight.dim() != 4 or groups < 1 or weight.shape[0] % groups:
             raise ValueError(
                 f"Argument `weight` must have shape (outputs, inputs, height, width) with outputs a multiple of `groups` = {groups}, but "
                 f"got {tuple(weight.shape)}; do reshape it."
             )
-        tall, wide = weight.shape[2:]
-        plain = groups == 1 and stride == (1, 1) and dilation == (1, 1) and padding[0] < tall and padding[1] < wide
+        tall, wide = weight.shape[2], weight.shape[3]
+        plain = groups == 1 and dilation == (1, 1)
         held = weight.detach()
         share = weight.shape[0] // groups
         # (groups, outputs of a group, inputs of a group, ...) -> inputs in torch's order, each with the outputs of its group
         rows = held.reshape(groups, share, *weight.shape[1:]).permute(0, 2, 3, 4, 1).reshape(-1, tall, wide, share)
-        laid = rows.flip(1, 2).flatten(1) if plain else rows.permute(1, 2, 0, 3)
+        laid = rows.permute(1, 2, 0, 3)
+        if plain:
+            # A number to which a negative zero is added stays what it is, a negative zero too; there are no integers like it, nor needed.
+            laid = functional.pad(functional.pad(laid.flatten(0, 2), (0, -share % LANES)), (0, 0, 0, 1), value=-0.0)
         return cls(laid.contiguous(), (tall, wide), weight.shape[0], stride, padding, dilation, groups, plain)
 
 
@@ -116,7 +137,7 @@ def event_linear(spikes: Tensor, rows: Tensor, bias: Tensor | None = None, out: 
     _check("spikes", spikes, torch.uint8)
     result = _out(out, (spikes.shape[0], rows.shape[1]), kind)
     result.copy_(_bias(bias, rows.shape[1], kind).expand_as(result))
-    add_rows(spikes.numpy(), rows.detach().numpy(), result.numpy())
+    add_spiking_rows(spikes.numpy(), rows.detach().numpy(), result.numpy())
     return result
 
 
@@ -153,28 +174,118 @@ def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None =
             [2., 1., 0.]])
     """
     kind = _sum_type("kernel.rows", kernel.rows)
-    inputs = kernel.rows.shape[0 if kernel.plain else 2]
-    if spikes.dim() != 4 or spikes.shape[1] != inputs:
+    last, size = _positions(spikes, kernel)
+    shape = (spikes.shape[0], *size, kernel.outputs)
+    # The outputs of a position are written as whole vectors, of which the next position overwrites what is too much.
+    sums = torch.empty(math.prod(shape) + LANES, dtype=kind)
+    result = sums[: math.prod(shape)].reshape(shape)
+    start = _bias(bias, kernel.outputs, kind).contiguous()
+    if kernel.plain:
+        gather(last.numpy(), kernel.rows.numpy(), kernel.filled(start), sums.numpy(), shape[1:], kernel.window)
+    else:
+        stride, padding, dilation = (np.array(pair, np.int64) for pair in (kernel.stride, kernel.padding, kernel.dilation))
+        scatter(last.numpy(), kernel.rows.numpy(), start.numpy(), result.numpy(), stride, padding, dilation, kernel.groups)
+    return result.permute(0, 3, 1, 2)
+
+
+def _positions(spikes: Tensor, kernel: EventKernel) -> tuple[Tensor, Pair]:
+    """Return spikes with the channels last, and the height and width of what they are convolved to."""
+    if spikes.dim() != 4 or spikes.shape[1] != kernel.inputs:
         raise ValueError(
-            f"Argument `spikes` must have shape (vectors, {inputs}, height, width), but got {tuple(spikes.shape)}; do reshape it."
+            f"Argument `spikes` must have shape (vectors, {kernel.inputs}, height, width), but got {tuple(spikes.shape)}; do reshape it."
         )
     last = spikes.permute(0, 2, 3, 1).contiguous()
     _check("spikes", last, torch.uint8)
-    size = [
+    height, width = (
         (spikes.shape[2 + i] + 2 * kernel.padding[i] - kernel.dilation[i] * (length - 1) - 1) // kernel.stride[i] + 1
         for i, length in enumerate(kernel.size)
-    ]
-    if min(size) < 1:
+    )
+    if min(height, width) < 1:
         raise ValueError(f"Argument `spikes` must be as large as the kernel, but {tuple(spikes.shape)} leaves no output; do pad it.")
-    result = torch.empty((spikes.shape[0], *size, kernel.outputs), dtype=kind)
-    start = _bias(bias, kernel.outputs, kind).contiguous().numpy()
-    if kernel.plain:
-        cut = kernel.size[0] - 1 - kernel.padding[0], kernel.size[1] - 1 - kernel.padding[1]
-        scatter_plain(last.numpy(), kernel.rows.numpy(), start, result.numpy(), kernel.size[1], *cut)
-    else:
-        stride, padding, dilation = (np.array(pair, np.int64) for pair in (kernel.stride, kernel.padding, kernel.dilation))
-        scatter(last.numpy(), kernel.rows.numpy(), start, result.numpy(), stride, padding, dilation, kernel.groups)
-    return result.permute(0, 3, 1, 2)
+    return last, (height, width)
+
+
+def convolve_and_fire(
+    spikes: Tensor,
+    kernel: EventKernel,
+    threshold: Tensor,
+    v0: Tensor,
+    decay: float = 1.0,
+    reset: Reset = "soft",
+    comparator: Comparator = ">=",
+    *,
+    bias: Tensor | None = None,
+    added: Tensor | None = None,
+    counts: Tensor | None = None,
+    worth: float = 0.0,
+) -> Tensor:
+    """Return the spikes of neurons that a convolution of spikes reaches, without storing their currents.
+
+    The bits are those of `event_convolution`, `add_spikes`, a sum and `kernels.spikes.integrate_and_fire` one after the other.
+
+    Parameters
+    ----------
+    spikes
+        Shape (timesteps, batch, channels, height, width), uint8.
+    kernel
+        From `EventKernel.of`, of float32, `plain`.
+    threshold
+        A number, or one for each output, shape (outputs, 1, 1).
+    v0
+        Membrane before the first step, of a shape that broadcasts with (outputs, out height, out width).
+    decay, reset, comparator
+        As for `kernels.spikes.integrate_and_fire`; a hard reset is one to 0.
+    bias
+        Shape (outputs,); None for zero.
+    added
+        A current that reaches the same neurons, shape (timesteps, batch, outputs, out height, out width); None for none.
+    counts, worth
+        Spikes that reach them directly, uint8 of that shape, and what each adds; None for none.
+
+    Returns
+    -------
+    Tensor
+        uint8 of that shape, with the channels last in memory.
+
+    Raises
+    ------
+    ValueError
+        If a shape or dtype does not fit, or a tensor does not lie on the CPU.
+
+    Examples
+    --------
+    >>> kernel = EventKernel.of(torch.full((1, 1, 1, 1), 0.5))
+    >>> convolve_and_fire(torch.ones(4, 1, 1, 1, 1, dtype=torch.uint8), kernel, torch.tensor(1.0), torch.tensor(0.0)).flatten().tolist()
+    [0, 1, 0, 1]
+    """
+    if not kernel.plain or kernel.rows.dtype != torch.float32 or spikes.dim() != 5:
+        raise ValueError(
+            f"Arguments `spikes` and `kernel` must have shape (timesteps, batch, channels, height, width) and be float32 without groups or "
+            f"dilation, but got {tuple(spikes.shape)} and {kernel.rows.dtype} with {kernel.groups} groups; use event_convolution."
+        )
+    last, size = _positions(spikes.flatten(0, 1), kernel)
+    shape = (*spikes.shape[:2], *size, kernel.outputs)
+    empty = (0, *shape[1:])
+    more, other = (
+        torch.empty(empty, dtype=kind) if one is None else one.movedim(2, -1).contiguous()
+        for one, kind in ((added, torch.float32), (counts, torch.uint8))
+    )
+    for name, one, kind in (("added", more, torch.float32), ("counts", other, torch.uint8)):
+        if one.shape[0] and one.shape != shape:
+            raise ValueError(f"Argument `{name}` must have one number for each of {shape}, channels last, but got {tuple(one.shape)}.")
+        _check(name, one, kind)
+    level = threshold.detach().float().reshape(-1).expand(kernel.outputs).repeat(size[1]).numpy()
+    mark = np.nextafter(level, np.float32(np.inf)) if comparator == ">" else level
+    keep, taken = (np.float32(1), level) if reset == "soft" else (np.float32(0), np.zeros_like(level))
+    initial = v0.detach().float().expand(kernel.outputs, *size).movedim(0, -1).reshape(size[0], -1).contiguous().numpy()
+    out = torch.empty(shape, dtype=torch.uint8)
+    neurons = (mark, taken, initial, np.float32(decay), keep)
+    start = kernel.filled(_bias(bias, kernel.outputs, torch.float32))
+    gather_and_fire(
+        last.reshape(*spikes.shape[:2], *last.shape[1:]).numpy(), kernel.rows.numpy(), start, more.numpy(), other.numpy(),
+        np.full(1, worth, np.float32), neurons, out.numpy(), kernel.window,
+    )  # fmt: skip
+    return out.movedim(-1, 2)
 
 
 def add_spikes(current: Tensor, counts: Tensor, worth: float) -> Tensor:
@@ -232,7 +343,7 @@ def events_are_faster(rate: float, weight: Tensor, *, plain: bool = True) -> boo
     weight
         In torch's layout: two dimensions of a linear layer, four of a convolution.
     plain
-        Whether a convolution has stride 1, one group and no dilation.
+        Whether a convolution has one group and no dilation.
 
     Examples
     --------
@@ -240,7 +351,7 @@ def events_are_faster(rate: float, weight: Tensor, *, plain: bool = True) -> boo
     (True, False)
     """
     if weight.dim() > 2 and not plain:
-        return rate < STRIDED_CROSSOVER
+        return False
     table = LINEAR_CROSSOVER if weight.dim() == 2 else CONVOLUTION_CROSSOVER
     return rate < table[torch.float32 if weight.is_floating_point() else torch.int8]
 

@@ -5,8 +5,13 @@ from typing import Any, Final
 import numpy as np
 from numba import njit, prange
 
+from kernels.lanes import LANES, fire
+
 Array = Any
 """A NumPy array; the loops are compiled for float32, float64, int32 and int64 currents."""
+
+STEPS: Final = 8
+"""Steps between loading and storing a membrane: with fewer it is moved more often, with more the rows compete for the caches' places."""
 
 BLOCK: Final = 8192
 """Neurons whose membranes and levels stay in the second cache; long enough that reading ahead pays."""
@@ -17,12 +22,12 @@ FIXED_BLOCK: Final = 2048
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _block(
-    current: Array, mark: Array, taken: Array, membrane: Array, out: Array, start: int, decay: Array, keep: Array, late: bool
+    current: Array, mark: Array, taken: Array, membrane: Array, out: Array, start: int, decay: Array, keep: Array, late: bool, past: bool
 ) -> None:
     """Advance the neurons ``start : start + len(membrane)`` by all steps.
 
     A neuron fires at `mark` or above, and then goes to ``v keep - taken``: both resets and both comparators in one arithmetic without a
-    branch, which becomes SIMD code. Four steps at a time, so that a membrane is loaded and stored once for four currents.
+    branch. `STEPS` steps at a time, so that a membrane is loaded and stored once for as many currents.
     """
     count = membrane.shape[0]
     steps = current.shape[0]
@@ -44,35 +49,27 @@ def _block(
                 waiting[i] = v >= mark[i]
                 spikes[i] = one if v >= mark[i] else zero
         return
-    whole = steps - steps % 4
-    for t in range(0, whole, 4):
-        flow0, spikes0 = current[t, start : start + count], out[t, start : start + count]
-        flow1, spikes1 = current[t + 1, start : start + count], out[t + 1, start : start + count]
-        flow2, spikes2 = current[t + 2, start : start + count], out[t + 2, start : start + count]
-        flow3, spikes3 = current[t + 3, start : start + count], out[t + 3, start : start + count]
-        for i in range(count):
-            level = mark[i]
-            less = taken[i]
-            v = membrane[i] * factor + flow0[i]
-            after = v * kept - less
-            spikes0[i] = one if v >= level else zero
-            v = (after if v >= level else v) * factor + flow1[i]
-            after = v * kept - less
-            spikes1[i] = one if v >= level else zero
-            v = (after if v >= level else v) * factor + flow2[i]
-            after = v * kept - less
-            spikes2[i] = one if v >= level else zero
-            v = (after if v >= level else v) * factor + flow3[i]
-            after = v * kept - less
-            spikes3[i] = one if v >= level else zero
-            membrane[i] = after if v >= level else v
-    for t in range(whole, steps):
-        flow, spikes = current[t, start : start + count], out[t, start : start + count]
-        for i in range(count):
-            v = membrane[i] * factor + flow[i]
-            after = v * kept - taken[i]
-            spikes[i] = one if v >= mark[i] else zero
-            membrane[i] = after if v >= mark[i] else v
+    # Whole vectors, several steps at a time; then what is left of the neurons.
+    flat, spikes, neurons = current.reshape(-1), out.reshape(-1), current.shape[1]
+    whole, last = count - count % LANES, steps - steps % STEPS
+    for t in range(0, last, STEPS):
+        for i in range(0, whole, LANES):
+            at = t * neurons + start + i
+            if past:
+                fire(flat, spikes, at, neurons, membrane, mark, taken, i, factor, kept, STEPS, 1)
+            else:
+                fire(flat, spikes, at, neurons, membrane, mark, taken, i, factor, kept, STEPS, 0)
+    for t in range(last, steps):
+        for i in range(0, whole, LANES):
+            fire(flat, spikes, t * neurons + start + i, neurons, membrane, mark, taken, i, factor, kept, 1, 0)
+    for i in range(whole, count):
+        v = membrane[i]
+        for t in range(steps):
+            v = v * factor + current[t, start + i]
+            fired = v >= mark[i]
+            out[t, start + i] = one if fired else zero
+            v = v * kept - taken[i] if fired else v
+        membrane[i] = v
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -85,13 +82,14 @@ def fire_blocks(
     decay: Array,
     keep: Array,
     late: bool,
+    past: bool,
     first: int,
     last: int,
 ) -> None:
     """Run the blocks `first` to `last` of the neurons of a flattened population.
 
     `current` and `out` have shape (steps, neurons), `membrane` (neurons,); `mark` and `taken` have one number, or one for each neuron of a
-    sample, and repeat.
+    sample, and repeat. With `past` spikes are written past the caches, for which each row of `out` must begin at a multiple of 64 bytes.
     """
     neurons = membrane.shape[0]
     period = mark.shape[0]
@@ -107,7 +105,7 @@ def fire_blocks(
             place += 1
             if place == period:
                 place = 0
-        _block(current, marks[:count], less[:count], membrane[start : start + count], out, start, decay, keep, late)
+        _block(current, marks[:count], less[:count], membrane[start : start + count], out, start, decay, keep, late, past)
 
 
 @njit(cache=True, nogil=True, parallel=True, error_model="numpy")
@@ -120,13 +118,14 @@ def fire_parallel(
     decay: Array,
     keep: Array,
     late: bool,
+    past: bool,
     blocks: int,
     workers: int,
 ) -> None:
     """Share all blocks of `fire_blocks` among threads; a neuron's arithmetic does not depend on who does it."""
     each = -(-blocks // workers)
     for worker in prange(workers):
-        fire_blocks(current, mark, taken, membrane, out, decay, keep, late, worker * each, min(blocks, (worker + 1) * each))
+        fire_blocks(current, mark, taken, membrane, out, decay, keep, late, past, worker * each, min(blocks, (worker + 1) * each))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

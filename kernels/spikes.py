@@ -11,8 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kernels.lanes import LINE_BYTES
 from kernels.random import Backend, use_numba, worker_count
 from kernels.spike_loops import BLOCK, fire_blocks, fire_fixed, fire_parallel
+
+STREAM_BYTES: Final = 1 << 24
+"""Spikes that are written past the caches, from this many bytes on: more than stays there until they are read, and what is not written
+into a cache has not to be read into it first."""
 
 Reset = Literal["soft", "hard"]
 Comparator = Literal[">=", ">"]
@@ -117,9 +122,11 @@ def integrate_and_fire(
         mark = mark + kind(1) if integer else np.nextafter(mark, kind(np.inf))
     # After a spike v becomes v keep - taken: less the threshold, or 0 v + reset potential.
     keep, taken = (1, level.numpy()) if reset == "soft" else (0, np.full_like(level.numpy(), -reset_potential))
+    row_bytes = neurons * spikes.element_size()
+    past = steps * row_bytes >= STREAM_BYTES and row_bytes % LINE_BYTES == 0 and spikes.data_ptr() % LINE_BYTES == 0
     arguments = (
         flow.numpy().reshape(steps, neurons), mark, taken, membrane.numpy().reshape(-1), _numbers(spikes).reshape(steps, neurons),
-        np.array([decay], kind), np.array([keep], kind), reset_moment == "next_step",
+        np.array([decay], kind), np.array([keep], kind), reset_moment == "next_step", past,
     )  # fmt: skip
     blocks = -(-neurons // BLOCK)
     workers = worker_count(blocks)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import Key, normal, uniform
-from kernels.event_synapses import EventKernel, add_spikes, event_convolution, event_linear
-from kernels.spikes import integrate_and_fire, integrate_and_fire_fixed
+from kernels.event_synapses import EventKernel, add_spikes, convolve_and_fire, event_convolution, event_linear
+from kernels.spikes import STREAM_BYTES, integrate_and_fire, integrate_and_fire_fixed
 from kernels.threads import set_threads
 from tests import naive_spikes
 
@@ -199,6 +199,44 @@ def test_convolution_by_events_equals_the_dense_one(size, kernel, stride, paddin
     assert torch.equal(event_convolution(spikes, laid, bias), expected)
 
 
+@settings(max_examples=25 if COMPILED else 5, deadline=None)
+@given(
+    channels=st.sampled_from([(1, 1), (3, 20), (16, 16), (17, 70)]),
+    stride=st.sampled_from([(1, 1), (2, 1)]),
+    most=st.sampled_from([1, 3]),
+    reset=st.sampled_from(["soft", "hard"]),
+    comparator=st.sampled_from([">=", ">"]),
+    more=st.sampled_from(["nothing", "current", "spikes"]),
+)
+def test_neurons_fired_by_a_convolution_are_those_fired_after_it(channels, stride, most, reset, comparator, more) -> None:
+    inputs, outputs = channels
+    # Multiples of 1/8 meet the threshold exactly now and then, and are summed without rounding.
+    spikes = (uniform(KEY.fold("s3"), (3, 2, inputs, 5, 4)) < 0.3).to(torch.uint8) * most
+    weight, bias = ((normal(KEY.fold(name), shape) * 4).round() / 8 for name, shape in (("w3", (outputs, inputs, 3, 2)), ("b3", outputs)))
+    kernel = EventKernel.of(weight, stride, (1, 1))
+    current = event_convolution(spikes.flatten(0, 1), kernel, bias).unflatten(0, (3, 2))
+    level = (8 + draws(outputs, 9, "level3")).float().reshape(-1, 1, 1) / 8
+    v0 = draws(current[0, 0].numel(), 8, "v3").float().reshape(current.shape[2:]) / 8
+    added = (normal(KEY.fold("added"), current.shape) * 4).round() / 8 if more == "current" else None
+    counts = (uniform(KEY.fold("counts"), current.shape) < 0.3).to(torch.uint8) if more == "spikes" else None
+    found = convolve_and_fire(
+        spikes, kernel, level, v0, 0.5, reset, comparator, bias=bias, added=added, counts=counts, worth=0.375
+    )  # fmt: skip
+    total = current if added is None else current + added
+    total = total if counts is None else total + counts * 0.375
+    expected, _ = integrate_and_fire(total, level, v0, 0.5, reset, comparator)
+    assert found.dtype == torch.uint8 and torch.equal(found, expected.to(torch.uint8))
+
+
+@pytest.mark.skipif(not COMPILED, reason="writes past the caches only where loops are compiled")
+def test_spikes_written_past_the_caches_are_the_same() -> None:
+    current = normal(KEY.fold("past"), (20, 1 << 18))
+    assert current.numel() * 4 >= STREAM_BYTES
+    spikes, membrane = integrate_and_fire(current, 1.0, decay=0.75)
+    few, late = integrate_and_fire(current[:, -1024:].contiguous(), 1.0, decay=0.75)
+    assert torch.equal(spikes[:, -1024:], few) and torch.equal(membrane[-1024:], late)
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.int32])
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("mixed", [True, False])
@@ -264,6 +302,7 @@ def test_bad_events_are_refused_in_a_line() -> None:
         (lambda: event_linear(spikes, torch.ones(5, 3).t()), "`rows` must be contiguous"),
         (lambda: event_linear(spikes, torch.ones(3, 5), torch.ones(4)), "`bias` must be"),
         (lambda: EventKernel.of(torch.ones(3, 2, 1, 1), groups=2), "`weight` must have shape"),
+        (lambda: convolve_and_fire(spikes, EventKernel.of(torch.ones(1, 1, 1, 1)), GOOD[0, 0], GOOD[0, 0]), "must have shape (timesteps"),
         (lambda: event_convolution(spikes, EventKernel.of(torch.ones(1, 1, 2, 2))), "`spikes` must have shape"),
         (lambda: add_spikes(torch.ones(2, 4), spikes, 1.0), "must be float32 or int32 and uint8 of one shape"),
         (lambda: add_spikes(torch.ones(2, 3).double(), spikes, 1.0), "must be float32 or int32 and uint8 of one shape"),

@@ -120,6 +120,18 @@ class TestRates:
         with torch.no_grad():
             torch.testing.assert_close(chip.model.over_time(x), step_by_step(chip, x), atol=1e-4, rtol=1e-4)
 
+    def test_currents_that_are_never_stored_fire_the_same_spikes(self) -> None:
+        # Looking at the stages makes the network compute each of them; all goes by events, which a rate of 0 chooses.
+        x = pictures(6)
+        chip = sim.compile(draw(Residual()), IDEAL, calibration=[(x,)], timesteps=7, method="light")
+        assert {"first", "add", "second", "shortcut", "add_1"} <= chip.model.layout.joined
+        for synapses in chip.model.synapses.values():
+            synapses.rate = torch.tensor(0.0)
+        seen: list[str] = []
+        stored = chip.model.over_time(x, lambda name, *_: seen.append(name))
+        assert seen == list(chip.model.layout.names)
+        assert torch.equal(chip.model.over_time(x), stored)
+
     def test_light_makes_means_equal(self) -> None:
         model, x = (
             draw(nn.Sequential(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))),

@@ -119,7 +119,7 @@ def test_a_data_set_of_tonic_becomes_counts_in_time_bins(monkeypatch: pytest.Mon
 
 def test_missing_tonic_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tonic", None)
-    with pytest.raises(ImportError, match=r"pip install 'inloop\[spiking\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'inloop\[data\]'"):
         tonic_events("NMNIST", "anywhere")
 
 

@@ -104,61 +104,68 @@ def layer_cases(rate: float = 0.05) -> dict[str, Callable[[], object]]:
     return {"dense, torch": dense, "events, float32": events(rows, sums, 1.0), "events, int8": events(narrow, whole, level)}
 
 
+RATES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
+CONVOLUTIONS = ((16, 16, 32, 1, 1), (32, 32, 16, 1, 1), (64, 64, 8, 1, 1), (16, 32, 32, 2, 1), (32, 64, 16, 2, 1), (32, 32, 16, 1, 2))
+"""Input and output channels, height and width, stride and dilation of the convolutions: those of ResNet-20, and one with dilation."""
+
+
 def _dense(spikes: Tensor, weight: Tensor) -> Tensor:
     return functional.linear(spikes.float(), weight)
 
 
-def _dense_maps(maps: Tensor, kernel: Tensor) -> Tensor:
-    return functional.conv2d(maps.float(), kernel, padding=1)
+def _dense_maps(maps: Tensor, kernel: Tensor, stride: int, dilation: int) -> Tensor:
+    return functional.conv2d(maps.float(), kernel, None, stride, dilation, dilation)
 
 
 def crossover() -> pd.DataFrame:
     """Return the CPU time of events over a dense product by the share of inputs that spike: what `events_are_faster` is made of."""
     generator = torch.Generator().manual_seed(2)
     rows = []
+
+    def measured(case: str, rate: float, cases: dict[str, Callable[[], object]]) -> None:
+        found = cpu_times(cases, repetitions=5).set_index("name")["ratio"]
+        rows.append({"case": case, "rate": rate, "float32": found["events"], "int8": found["events, int8"]})
+
     weight = torch.randn(1000, 784, generator=generator)
-    kernels = {channels: torch.randn(channels, channels, 3, 3, generator=generator) for channels in (16, 32, 64)}
-    for rate in (0.01, 0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5):
+    laid, narrow = weight.t().contiguous(), (weight.t() * 20).round().to(torch.int8).contiguous()
+    for rate in RATES:
         spikes = (torch.rand(1024, 784, generator=generator) < rate).to(torch.uint8)
-        laid, narrow = weight.t().contiguous(), (weight.t() * 20).round().to(torch.int8).contiguous()
-        found = cpu_times(
-            {
-                "dense": partial(_dense, spikes, weight),
-                "events": partial(event_linear, spikes, laid),
-                "events, int8": partial(event_linear, spikes, narrow),
-            },
-            repetitions=5,
-        ).set_index("name")["ratio"]
-        rows.append({"case": "linear 784 -> 1000", "rate": rate, "float32": found["events"], "int8": found["events, int8"]})
-        for channels, kernel in kernels.items():
-            size = 512 // channels
+        cases: dict[str, Callable[[], object]] = {
+            "dense": partial(_dense, spikes, weight),
+            "events": partial(event_linear, spikes, laid),
+            "events, int8": partial(event_linear, spikes, narrow),
+        }
+        measured("linear 784 -> 1000", rate, cases)
+        for inputs, outputs, size, stride, dilation in CONVOLUTIONS:
+            kernel = torch.randn(outputs, inputs, 3, 3, generator=generator)
+            options: dict[str, Any] = {"stride": (stride, stride), "padding": (dilation, dilation), "dilation": (dilation, dilation)}
             # Spikes lie as neurons leave them, channels side by side, for events and for the dense product.
-            maps = (torch.rand(64, channels, size, size, generator=generator) < rate).to(torch.uint8)
+            maps = (torch.rand(64, inputs, size, size, generator=generator) < rate).to(torch.uint8)
             maps = maps.contiguous(memory_format=torch.channels_last)
-            event, event8 = EventKernel.of(kernel, padding=(1, 1)), EventKernel.of((kernel * 20).round().to(torch.int8), padding=(1, 1))
-            found = cpu_times(
-                {
-                    "dense": partial(_dense_maps, maps, kernel),
-                    "events": partial(event_convolution, maps, event),
-                    "events, int8": partial(event_convolution, maps, event8),
-                },
-                repetitions=5,
-            ).set_index("name")["ratio"]
-            case = f"conv 3x3, {channels} -> {channels}, {size}x{size}"
-            rows.append({"case": case, "rate": rate, "float32": found["events"], "int8": found["events, int8"]})
+            whole = EventKernel.of((kernel * 20).round().to(torch.int8), **options)
+            cases = {
+                "dense": partial(_dense_maps, maps, kernel, stride, dilation),
+                "events": partial(event_convolution, maps, EventKernel.of(kernel, **options)),
+                "events, int8": partial(event_convolution, maps, whole),
+            }
+            measured(f"conv 3x3, {inputs} -> {outputs}, {size}x{size}, stride {stride}, dilation {dilation}", rate, cases)
     return pd.DataFrame(rows)
 
 
 def crossings(rates: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of inputs that spike at which events take as long as a dense product, interpolated; NaN beyond what was measured."""
+    """Return the share of inputs that spike at which events take as long as a dense product, interpolated.
+
+    0 where events were slower from the lowest share on, NaN where they were faster up to the highest.
+    """
     rows = []
     for case, part in rates.groupby("case", sort=False):
         row: dict[str, Any] = {"case": case}
         for kind in ("float32", "int8"):
             ratio, rate = part[kind].to_numpy(), part["rate"].to_numpy()
             above = np.flatnonzero(ratio >= 1)
-            first = int(above[0]) if len(above) else 0
-            row[kind] = np.interp(1.0, ratio[first - 1 : first + 1], rate[first - 1 : first + 1]) if first else np.nan
+            first = int(above[0]) if len(above) else len(ratio)
+            between = slice(first - 1, first + 1)
+            row[kind] = np.nan if first == len(ratio) else np.interp(1.0, ratio[between], rate[between]) if first else 0.0
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -146,7 +146,7 @@ def tonic_events(name: str, folder: str | Path, *, timesteps: int = 10) -> DataS
     try:
         import tonic
     except ImportError:
-        raise ImportError("tonic_events needs tonic, which is not installed; pip install 'inloop[spiking]'") from None
+        raise ImportError("tonic_events needs tonic, which is not installed; pip install 'inloop[data]'") from None
     kind = getattr(tonic.datasets, name, None)
     if kind is None:
         raise ValueError(f"Argument `name` must be a data set of tonic, but there is no {name!r}; see tonic.datasets")

@@ -15,6 +15,7 @@ from kernels.random import Key
 from kernels.spikes import integrate_and_fire, integrate_and_fire_fixed
 from simulator.hardware import HardwareLayer, Mode, Placement
 from simulator.spiking.coding import Coding, encode
+from simulator.spiking.postponing import Pending, computed, fire, joined, postpone
 from simulator.spiking.quantizing import Integers, quantize
 from simulator.spiking.steps import Concatenation, Part, Pool, Population, Signal, Step, Sum, Synapses
 from simulator.spiking.tracing import INPUT, NotConvertibleError, Stage, Traced
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 Visit = Callable[[str, Step, tuple[Signal, ...], Signal], Signal | None]
 """Called after each stage with its name, step, inputs and output; what it returns replaces the output."""
 
-CHUNK_BYTES = 1 << 21
-"""Currents of the widest stage that are held at once: more are computed batch by batch, which stays in the cache and in memory that is
-used again. With four times as much the allocator fetches fresh pages at each step: ResNet-20 took a third more time."""
+CHUNK_BYTES = 1 << 23
+"""Currents of the widest stage that a chunk of the batch may come to: with less, the calls take longer than the work; with more, what one
+stage writes is no longer in the cache when the next one reads it."""
 CALIBRATION_SAMPLES = 1024
 
 
@@ -47,6 +48,8 @@ class Layout:
         ``current``, ``spikes`` or ``input`` for each, and for the input.
     done
         For each place, whose outputs no later stage needs.
+    joined
+        Stages whose output only one population gets.
     """
 
     names: tuple[str, ...]
@@ -54,6 +57,7 @@ class Layout:
     output: str
     kinds: Mapping[str, str]
     done: tuple[tuple[str, ...], ...]
+    joined: frozenset[str]
 
     @classmethod
     def of(cls, traced: Traced, kinds: Mapping[str, str]) -> "Layout":
@@ -61,7 +65,8 @@ class Layout:
         names = tuple(traced.stages)
         last = {source: place for place, stage in enumerate(traced.stages.values()) for source in stage.inputs}
         done = tuple(tuple(one for one, at in last.items() if at == place and one != traced.output) for place in range(len(names)))
-        return cls(names, tuple(stage.inputs for stage in traced.stages.values()), traced.output, dict(kinds), done)
+        alone = joined({name: (stage.step, stage.inputs) for name, stage in traced.stages.items()}, traced.output)
+        return cls(names, tuple(stage.inputs for stage in traced.stages.values()), traced.output, dict(kinds), done, alone)
 
 
 class SpikingNetwork(HardwareLayer):
@@ -266,10 +271,12 @@ class SpikingNetwork(HardwareLayer):
     def _run(self, inputs: Tensor, visit: Visit | None = None, key: Key | None = None, integers: Integers | None = None) -> Signal:
         """Run the stages in order on one chunk of samples; outputs that nobody needs any more are dropped."""
         signals: dict[str, Signal] = {INPUT: encode(inputs, self.coding, self.timesteps, key or Key.of(seed=self.seed))}
+        whole = visit is None and integers is None and isinstance(self.core, NeuromorphicChip)
         for place, (name, step) in enumerate(zip(self.layout.names, self.steps, strict=True)):
             assert isinstance(step, Step)
             arguments = tuple(signals[source] for source in self.layout.inputs[place])
-            output = self.run_step(name, step, arguments, integers)
+            later = postpone(step, arguments) if whole and name in self.layout.joined else None
+            output = self.run_step(name, step, arguments, integers) if later is None else later
             if visit is not None:
                 output = visit(name, step, arguments, output) or output
             signals[name] = output
@@ -283,7 +290,7 @@ class SpikingNetwork(HardwareLayer):
             return _integer_step(name, step, arguments, integers)
         if isinstance(step, Population):
             return self.fire(name, step, arguments[0], integers)
-        found = step.spiking(*arguments)
+        found = step.spiking(*computed(arguments))
         if integers is not None and isinstance(step, Synapses) and found.current is not None:
             # The input's current is computed beside the cores, once, and given to the neurons as a bias.
             return Signal((found.current.double() * integers.gain[name]).round().to(torch.int32))
@@ -313,8 +320,14 @@ class SpikingNetwork(HardwareLayer):
             )  # fmt: skip
             self.overflows[name] += int(beyond.sum())
             return Signal(parts=(Part(_first(spikes), step.threshold),))
+        apart = not self._folded(name) and step.shifted
+        if isinstance(signal, Pending):
+            quick = None if apart else fire(signal, step, neuron, times)
+            if quick is not None:
+                return Signal(parts=(Part(quick, step.threshold),))
+            (signal,) = computed((signal,))
         current = signal.value()
-        if not self._folded(name) and step.shifted:
+        if apart:
             current = current + step.shift
         current = _lasting(current, times)
         if isinstance(self.core, NeuromorphicChip):

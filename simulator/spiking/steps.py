@@ -169,7 +169,7 @@ class Synapses(Step):
     def event_driven(self) -> bool:
         """Whether only inputs that spiked are looked at."""
         operator = self.operator
-        plain = set(operator.stride) <= {1} and set(operator.dilation) <= {1} and operator.groups == 1
+        plain = set(operator.dilation) <= {1} and operator.groups == 1
         known = operator.dimensions in (0, 2) and not any(operator.border)
         return known and events_are_faster(float(self.rate), self.weight, plain=plain)
 
@@ -212,9 +212,7 @@ class Synapses(Step):
             return Signal(merged(lambda flat: self.dense(_channels_last(flat), self.total_weight(), self.total_bias()), signal.current))
         total: Tensor | None = None
         for index, part in enumerate(signal.parts):
-            if index not in self._laid_out:
-                self._laid_out[index] = self.scaled(part.worth)
-            found = self.apply_spikes(part.counts, self._laid_out[index], self.total_bias() if index == 0 else None, index)
+            found = self.apply_spikes(part.counts, self._scaled_once(part.worth, index), self.total_bias() if index == 0 else None, index)
             total = found if total is None else total + found
         return Signal(total)
 
@@ -226,11 +224,7 @@ class Synapses(Step):
         flat = counts.flatten(0, 1)
         integer = not weight.is_floating_point()
         if self.event_driven and flat.device.type == "cpu" and flat.dtype == torch.uint8:
-            if (slot, "events") not in self._laid_out:
-                narrow = _narrow(weight) if integer else weight
-                laid = narrow.t().contiguous() if weight.dim() == 2 else EventKernel.of(narrow, *self._pairs(), self.operator.groups)
-                self._laid_out[slot, "events"] = laid
-            laid = self._laid_out[slot, "events"]
+            laid = self._for_events(weight, slot)
             if isinstance(laid, EventKernel):
                 return _unmerged(event_convolution(flat, laid, bias), counts)
             rows = event_linear(flat.reshape(-1, flat.shape[-1]).contiguous(), laid, bias)
@@ -243,6 +237,28 @@ class Synapses(Step):
         if bias is not None:
             sums = sums + bias.reshape(-1, *[1] * self.operator.dimensions)
         return _unmerged(sums, counts)
+
+    def _for_events(self, weight: Tensor, slot: int) -> Any:
+        """Return weights as events read them, laid out once."""
+        if (slot, "events") not in self._laid_out:
+            narrow = weight if weight.is_floating_point() else _narrow(weight)
+            laid = narrow.t().contiguous() if weight.dim() == 2 else EventKernel.of(narrow, *self._pairs(), self.operator.groups)
+            self._laid_out[slot, "events"] = laid
+        return self._laid_out[slot, "events"]
+
+    def event_kernel(self, signal: Signal) -> EventKernel | None:
+        """Return the weights of a convolution that goes by events without groups or dilation; None of others, or other spikes."""
+        counts = signal.parts[0].counts if len(signal.parts) == 1 else None
+        if counts is None or counts.dim() != 5 or counts.dtype != torch.uint8 or counts.device.type != "cpu" or not self.event_driven:
+            return None
+        laid = self._for_events(self._scaled_once(signal.parts[0].worth, 0), 0)
+        return laid if isinstance(laid, EventKernel) and laid.plain else None
+
+    def _scaled_once(self, worth: Tensor, slot: int) -> Tensor:
+        if slot not in self._laid_out:
+            self._laid_out[slot] = self.scaled(worth)
+        found: Tensor = self._laid_out[slot]
+        return found
 
     def _pairs(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         stride, padding, dilation = ((pair[0], pair[1]) for pair in (self.operator.stride, self.operator.padding, self.operator.dilation))
