@@ -6,7 +6,6 @@ The published experiments' data sets could not be read; these are scikit-learn's
 layers on two transmons: VQP trains 14 numbers in 1376 samples of pulses, VQC 8 angles in what its gates take.
 """
 
-import argparse
 import copy
 
 import matplotlib as mpl
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 import simulator as sim
 from benchmarks.quantum_data import DATA_SETS, Split, load
-from benchmarks.timing import RESULTS, save
+from benchmarks.reporting import parse_counts, report
 from devices import TransmonBackend
 from devices.quantum.figures import COLORS, STYLE
 from kernels import Key, uniform
@@ -140,18 +139,13 @@ def figure(frame: pd.DataFrame) -> Figure:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and save."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="splits of the data and numbers to start from, at least 2")
-    options = parser.parse_args([] if arguments is None else arguments)
-    frame = measure(options.seeds)
-    with pd.option_context("display.max_colwidth", 120, "display.width", 240):
-        print(summary(frame).to_string(index=False))
-    print(f"accuracy on 100 held-out samples, mean over {options.seeds} seeds with its 95 % interval; VQP - VQC pairs the seeds")
-    print("noisy: relaxation, errors of readout and 1024 shots on the calibrated chip of two transmons")
-    path = RESULTS / "vqp.png"
-    figure(frame).savefig(path.with_suffix(".part"), format="png", dpi=150, metadata={"Software": None})
-    path.with_suffix(".part").replace(path)
-    print(f"written to {save('vqp', COMMAND, frame)} and {path.name}")
+    chosen = parse_counts(COMMAND, __doc__, arguments, seeds=(SEEDS, 2, "splits of the data and numbers to start from"))
+    frame = measure(chosen.seeds)
+    notes = [
+        f"accuracy on 100 held-out samples, mean over {chosen.seeds} seeds with its 95 % interval; VQP - VQC pairs the seeds",
+        "noisy: relaxation, errors of readout and 1024 shots on the calibrated chip of two transmons",
+    ]
+    report("vqp", COMMAND, frame, summary(frame), figure(frame), notes, json=chosen.json)
 
 
 if __name__ == "__main__":

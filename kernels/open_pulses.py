@@ -4,9 +4,8 @@ A step is half a channel, the propagator, half a channel (Strang); what the step
 time times the square of the angle that a sample turns, 1e-7 in trace distance for transmons.
 """
 
-from typing import Any, Final
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,11 +13,20 @@ from jaxtyping import Complex128
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.pulse_steps import ORDER, Sparse, _jit, apply_adjoint, apply_exponential, fill_entries, mix_drives
+from kernels.pulse_lanes import (
+    LANES,
+    Runs,
+    add_gradient,
+    aligned,
+    aligned_vectors,
+    copy_vector,
+    fill_lanes,
+    mix_lane,
+    sum_series,
+    unmix_lane,
+)
+from kernels.pulse_steps import ORDER, _jit
 from kernels.pulses import DrivenSystem, pulse_series
-
-LANES: Final = 2 if getattr(numba.config, "DISABLE_JIT", False) else 16
-"""Steps whose propagators are made side by side, so that the innermost loop runs over neighbors in memory; few where it is Python's."""
 
 
 @_jit
@@ -103,44 +111,28 @@ def step_channels(factors: Any, whole: bool) -> Any:
 
 
 @_jit
-def apply_to_lanes(
-    sparse: Sparse, series: Any, active: Any, diagonal: Any, entries: Any, column: Any, now: Any, after: Any, sums: Any
-) -> None:
-    """Replace a vector of every lane, ``(states, 2, LANES)``, by ``exp(-i H)`` of it, each lane with a Hamiltonian of its own.
+def take_lanes(found: Any, lanes: int, vector: Any) -> None:
+    """Copy the first lanes of a vector of all lanes."""
+    if lanes == LANES:
+        copy_vector(found, vector)
+        return
+    for part in range(2):
+        for first in range(0, vector.shape[1], LANES):
+            for t in range(first, first + lanes):
+                vector[part, t] = found[part, t]
 
-    Lanes that are not active (0 instead of 1) keep their vectors.
-    """
-    states = column.shape[0]
-    starts, columns = sparse.starts, sparse.columns
-    for i in range(states):
-        for part in range(2):
-            for lane in range(LANES):
-                value = column[i, part, lane]
-                now[i, part, lane] = active[lane] * series[0] * value
-                column[i, part, lane] = now[i, part, lane] + (1.0 - active[lane]) * value
-    for k in range(ORDER):
-        factor = series[k + 1]
-        for i in range(states):
-            for lane in range(LANES):
-                sums[0, lane] = diagonal[i, lane] * now[i, 0, lane]
-                sums[1, lane] = diagonal[i, lane] * now[i, 1, lane]
-            for e in range(starts[i], starts[i + 1]):
-                j = columns[e]
-                for lane in range(LANES):
-                    sums[0, lane] += entries[e, 0, lane] * now[j, 0, lane] - entries[e, 1, lane] * now[j, 1, lane]
-                    sums[1, lane] += entries[e, 0, lane] * now[j, 1, lane] + entries[e, 1, lane] * now[j, 0, lane]
-            for lane in range(LANES):
-                after[i, 0, lane] = factor * sums[1, lane]
-                after[i, 1, lane] = -factor * sums[0, lane]
-                column[i, 0, lane] += factor * sums[1, lane]
-                column[i, 1, lane] -= factor * sums[0, lane]
-        now, after = after, now
+
+@_jit
+def lanes_with_a_sample(count: int, stride: int, first_step: int, place: int) -> int:
+    """Return how many of the LANES steps from this one on have a sample at this place of theirs: the first ones."""
+    return min(LANES, max(0, (count - place + stride - 1) // stride - first_step))
 
 
 @_jit
 def build_propagators(
-    sparse: Sparse,
-    played: Any,
+    runs: Runs,
+    samples: Any,
+    chosen: int,
     carriers: Any,
     mixing: Any,
     series: Any,
@@ -148,72 +140,44 @@ def build_propagators(
     stride: int,
     first_step: int,
     vectors: Any,
+    sums: Any,
     propagators: Any,
+    kept: Any,
+    keep: bool,
 ) -> None:
-    """Write the propagators of the next LANES steps, ``(LANES, states, states)``; past the last sample nothing moves."""
-    states, count = propagators.shape[1], played.shape[0]
-    entry_count = sparse.columns.shape[0]
-    drives = np.empty(mixing.shape[0], np.complex128)
-    real, imaginary = np.empty(entry_count), np.empty(entry_count)
-    entries, diagonal, active = np.empty((entry_count, 2, LANES)), np.empty((states, LANES)), np.empty(LANES)
-    now, after, sums = np.empty((states, 2, LANES)), np.empty((states, 2, LANES)), np.empty((2, LANES))
+    """Write the propagators of the next LANES steps, ``(LANES, states, states)``; past the last sample nothing moves.
+
+    `vectors` are columns of all lanes, ``(states, 2, states * LANES)``; with `keep` those before each exponential of a step stay in `kept`.
+    """
+    states, count = propagators.shape[1], samples.shape[1]
+    drives, energies = np.zeros((2, mixing.shape[0] * LANES)), aligned(states * LANES)
+    entries = aligned(2 * runs.static_re.shape[0] * LANES).reshape(2, -1)
     vectors[:] = 0.0
     for c in range(states):
-        vectors[c, c, 0] = 1.0
+        vectors[c, 0, c * LANES : (c + 1) * LANES] = 1.0
+    position = 0
     for n in range(stride):
+        lanes = lanes_with_a_sample(count, stride, first_step, n)
         for half in range(2):
-            for lane in range(LANES):
-                sample = (first_step + lane) * stride + n
-                active[lane] = 1.0 if sample < count else 0.0
-                scale = active[lane] / repeats
-                if sample < count:
-                    mix_drives(played[sample], carriers[sample, half], mixing, drives)
-                fill_entries(sparse, drives, scale, real, imaginary)
-                for e in range(entry_count):
-                    entries[e, 0, lane] = real[e]
-                    entries[e, 1, lane] = imaginary[e]
-                for i in range(states):
-                    diagonal[i, lane] = scale * sparse.energies[i]
+            for lane in range(lanes):
+                mix_lane(samples, chosen, (first_step + lane) * stride + n, carriers, half, mixing, lane, drives)
+            fill_lanes(runs, drives, -1.0 / repeats, energies, entries)
             for _ in range(repeats):
                 for c in range(states):
-                    apply_to_lanes(sparse, series, active, diagonal, entries, vectors[c], now, after, sums)
+                    if keep:
+                        copy_vector(vectors[c], kept[position, c])
+                    sum_series(runs, energies, entries, series, vectors[c], sums)
+                    take_lanes(sums[0], lanes, vectors[c])
+                position += 1
     for lane in range(LANES):
         for c in range(states):
             for i in range(states):
-                propagators[lane, i, c] = complex(vectors[c, i, 0, lane], vectors[c, i, 1, lane])
-
-
-@_jit
-def build_propagator(
-    sparse: Sparse, played: Any, carriers: Any, mixing: Any, series: Any, repeats: int, terms: Any, columns: Any, propagator: Any
-) -> None:
-    """Write the propagator of some samples; its series' terms stay in ``terms[exponential, column]`` for the way back."""
-    scale = 1.0 / repeats
-    states = propagator.shape[0]
-    drives = np.empty(mixing.shape[0], np.complex128)
-    entries_re = np.empty(sparse.columns.shape[0])
-    entries_im = np.empty(sparse.columns.shape[0])
-    for c in range(states):
-        for i in range(states):
-            columns[c, i, 0] = 1.0 if i == c else 0.0
-            columns[c, i, 1] = 0.0
-    position = 0
-    for n in range(played.shape[0]):
-        for half in range(2):
-            mix_drives(played[n], carriers[n, half], mixing, drives)
-            fill_entries(sparse, drives, scale, entries_re, entries_im)
-            for _ in range(repeats):
-                for c in range(states):
-                    apply_exponential(sparse, series, scale, entries_re, entries_im, terms[position, c], columns[c])
-                position += 1
-    for c in range(states):
-        for i in range(states):
-            propagator[i, c] = complex(columns[c, i, 0], columns[c, i, 1])
+                propagators[lane, i, c] = complex(vectors[c, 0, i * LANES + lane], vectors[c, 1, i * LANES + lane])
 
 
 @_jit
 def evolve_matrices(
-    sparse: Sparse,
+    runs: Runs,
     samples: Any,
     carriers: Any,
     mixing: Any,
@@ -231,15 +195,16 @@ def evolve_matrices(
     if steps == 0:
         return
     channels, digits = step_channels(factors, count % stride == 0), digits_of(states, factors.shape[1], factors.shape[2])
-    vectors, propagators = np.empty((states, states, 2, LANES)), np.empty((LANES, states, states), np.complex128)
-    moved = np.empty((states, states), np.complex128)
+    vectors, propagators = aligned_vectors(states, states), np.empty((LANES, states, states), np.complex128)
+    sums, moved = aligned_vectors(ORDER + 1, states), np.empty((states, states), np.complex128)
+    none = np.empty((1, 1, 1, 1))
     for p in range(pulses):
         # One pulse for all matrices: its propagators are made once.
         first, last = (p, p + 1) if pulses > 1 else (0, densities.shape[0])
         for b in range(first, last):
             apply_channels(densities[b], channels[3 if steps == 1 else 0], digits)
         for start in range(0, steps, LANES):
-            build_propagators(sparse, samples[p], carriers, mixing, series, repeats, stride, start, vectors, propagators)
+            build_propagators(runs, samples, p, carriers, mixing, series, repeats, stride, start, vectors, sums, propagators, none, False)
             for step in range(start, min(steps, start + LANES)):
                 propagator = propagators[step - start]
                 adjoint = np.conj(propagator.T)
@@ -254,7 +219,7 @@ def evolve_matrices(
 
 @_jit
 def pull_back_matrices(
-    sparse: Sparse,
+    runs: Runs,
     samples: Any,
     carriers: Any,
     mixing: Any,
@@ -267,51 +232,53 @@ def pull_back_matrices(
     gradient: Any,
 ) -> None:
     """Pull Hermitian cotangents of the evolved matrices back in place, and add those of the samples to `gradient`."""
-    scale = 1.0 / repeats
-    states = cotangents.shape[1]
-    operators, lines = mixing.shape
-    columns = np.empty((states, states, 2))
-    propagator, moved = np.empty((states, states), np.complex128), np.empty((states, states), np.complex128)
-    terms = np.empty((2 * repeats * stride, states, ORDER + 1, states, 2))
-    drives = np.empty(operators, np.complex128)
-    by_drive = np.empty(operators, np.complex128)
-    entries_re, entries_im = np.empty(sparse.columns.shape[0]), np.empty(sparse.columns.shape[0])
-    back = np.empty((ORDER, states, 2))
-    count = samples.shape[1]
+    states, count = cotangents.shape[1], samples.shape[1]
+    exponentials = 2 * repeats * stride
+    vectors, propagators = aligned_vectors(states, states), np.empty((LANES, states, states), np.complex128)
+    before, sums = np.empty((exponentials, states, 2, states * LANES)), aligned_vectors(ORDER + 1, states)
+    powers, moved = aligned_vectors(ORDER, states), np.empty((states, states), np.complex128)
+    drives, energies = np.zeros((2, mixing.shape[0] * LANES)), aligned(states * LANES)
+    entries = aligned(2 * runs.static_re.shape[0] * LANES).reshape(2, -1)
+    by_term, by_drive = aligned(2 * runs.term_entries.shape[0] * LANES).reshape(2, -1), np.empty((2, mixing.shape[0] * LANES))
     steps = (count + stride - 1) // stride
     channels, digits = step_channels(factors, count % stride == 0), digits_of(states, factors.shape[1], factors.shape[2])
     for b in range(cotangents.shape[0]):
         chosen = b if samples.shape[0] > 1 else 0
-        played = samples[chosen]
         cotangent = cotangents[b]
-        for step in range(steps - 1, -1, -1):
-            first, last = step * stride, min(count, (step + 1) * stride)
-            apply_channels_adjoint(cotangent, channels[3 if step == steps - 1 else 2 if step == steps - 2 else 1], digits)
-            build_propagator(sparse, played[first:last], carriers[first:last], mixing, series, repeats, terms, columns, propagator)
-            # L(U rho U^dagger): the cotangent of U is 2 Lambda U rho, that of rho is U^dagger Lambda U.
-            np.dot(cotangent, propagator, moved)
-            adjoint = np.dot(moved, kept[b, step])
-            for c in range(states):
-                for i in range(states):
-                    columns[c, i, 0] = 2.0 * adjoint[i, c].real
-                    columns[c, i, 1] = 2.0 * adjoint[i, c].imag
-            np.dot(np.conj(propagator.T), moved, cotangent)
-            position = 2 * repeats * (last - first)
-            for n in range(last - 1, first - 1, -1):
+        for start in range((steps - 1) // LANES * LANES, -1, -LANES):
+            build_propagators(
+                runs, samples, chosen, carriers, mixing, series, repeats, stride, start, vectors, sums, propagators, before, True
+            )
+            vectors[:] = 0.0
+            for step in range(min(steps, start + LANES) - 1, start - 1, -1):
+                propagator, lane = propagators[step - start], step - start
+                apply_channels_adjoint(cotangent, channels[3 if step == steps - 1 else 2 if step == steps - 2 else 1], digits)
+                # L(U rho U^dagger): the cotangent of U is 2 Lambda U rho, that of rho is U^dagger Lambda U.
+                np.dot(cotangent, propagator, moved)
+                adjoint = np.dot(moved, kept[b, step])
+                for c in range(states):
+                    for i in range(states):
+                        vectors[c, 0, i * LANES + lane] = 2.0 * adjoint[i, c].real
+                        vectors[c, 1, i * LANES + lane] = 2.0 * adjoint[i, c].imag
+                np.dot(np.conj(propagator.T), moved, cotangent)
+            position = exponentials
+            for n in range(stride - 1, -1, -1):
+                lanes = lanes_with_a_sample(count, stride, start, n)
                 for half in range(1, -1, -1):
-                    mix_drives(played[n], carriers[n, half], mixing, drives)
-                    fill_entries(sparse, drives, scale, entries_re, entries_im)
-                    for q in range(operators):
-                        by_drive[q] = 0.0
+                    for lane in range(lanes):
+                        mix_lane(samples, chosen, (start + lane) * stride + n, carriers, half, mixing, lane, drives)
+                    fill_lanes(runs, drives, 1.0 / repeats, energies, entries)
+                    by_drive[:] = 0.0
                     for _ in range(repeats):
                         position -= 1
                         for c in range(states):
-                            apply_adjoint(sparse, series, scale, entries_re, entries_im, terms[position, c], back, columns[c], by_drive)
-                    for c in range(lines):
-                        total = 0.0j
-                        for q in range(operators):
-                            total += mixing[q, c].conjugate() * by_drive[q]
-                        gradient[chosen, n, c] += carriers[n, half, c].conjugate() * total
+                            sum_series(runs, energies, entries, series, vectors[c], sums)
+                            copy_vector(before[position, c], powers[0])
+                            add_gradient(runs, energies, entries, sums, powers, by_term, by_drive)
+                            take_lanes(sums[0], lanes, vectors[c])
+                    for lane in range(lanes):
+                        sample = (start + lane) * stride + n
+                        unmix_lane(by_drive, chosen, sample, carriers, half, mixing, lane, 1.0 / repeats, gradient)
         if steps:
             apply_channels_adjoint(cotangent, channels[3 if steps == 1 else 0], digits)
 
@@ -379,7 +346,7 @@ def evolve_open(
     if densities.device.type != "cpu" or samples.device.type != "cpu":
         raise ValueError(f"Argument `densities` must be on the CPU, but is on {densities.device}; do move it there by `.cpu()`.")
     series, repeats = pulse_series(system, samples, mixing)
-    settings = (system, carriers, mixing, series, repeats, stride, np.ascontiguousarray(factors, np.float64))
+    settings = (system, carriers, mixing, np.cumprod(series), repeats, stride, np.ascontiguousarray(factors, np.float64))
     result: Tensor = _EvolveOpen.apply(samples, densities, settings)  # type: ignore[no-untyped-call]
     return result
 
@@ -395,7 +362,7 @@ class _EvolveOpen(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         steps = -(-len(carriers) // stride)
         kept = np.empty((len(out) if keep else 1, steps if keep else 1, system.dimension, system.dimension), np.complex128)
-        evolve_matrices(system.sparse, played, carriers, mixing, series, repeats, stride, factors, out, kept, keep)
+        evolve_matrices(system.runs, played, carriers, mixing, series, repeats, stride, factors, out, kept, keep)
         ctx.settings, ctx.kept = settings, kept
         ctx.save_for_backward(samples)
         return torch.from_numpy(out)
@@ -410,5 +377,5 @@ class _EvolveOpen(torch.autograd.Function):
         cotangents = np.ascontiguousarray(0.5 * (given + given.conj().swapaxes(1, 2)))
         played = np.ascontiguousarray(samples.detach().resolve_conj().numpy())
         gradient = np.zeros_like(played)
-        pull_back_matrices(system.sparse, played, carriers, mixing, series, repeats, stride, factors, ctx.kept, cotangents, gradient)
+        pull_back_matrices(system.runs, played, carriers, mixing, series, repeats, stride, factors, ctx.kept, cotangents, gradient)
         return torch.from_numpy(gradient), torch.from_numpy(cotangents), None

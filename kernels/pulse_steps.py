@@ -1,4 +1,4 @@
-"""The inner loops of `kernels.pulses`: exponentials of a driven Hamiltonian on one vector after the other, forward and backward.
+"""The inner loops of `kernels.pulses` for few vectors: exponentials of a driven Hamiltonian on one after the other, forward and backward.
 
 Index arrays are unsigned, because Numba then leaves out the branch for indices that count from the end.
 """
@@ -169,7 +169,7 @@ def evolve_vectors(
     """Evolve each vector in place; with `keep` the series' terms of every exponential stay in `terms`.
 
     Shapes: samples (batch or 1, samples, channels), carriers (samples, 2, channels), mixing (operators, channels), states
-    (batch, states), terms (batch or 1, exponentials or 1, 7, states, 2).
+    (batch, states), terms (batch or 1, exponentials or 1, ORDER + 1, states, 2).
     """
     scale = 1.0 / repeats
     drives = np.empty(mixing.shape[0], np.complex128)

@@ -19,6 +19,7 @@ from numpy.polynomial.chebyshev import cheb2poly, chebinterpolate
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.pulse_lanes import LANES, Runs, evolve_lanes, pull_back_lanes, sort_into_runs
 from kernels.pulse_steps import ORDER, Sparse, evolve_vectors, pull_back_vectors
 from kernels.random import Backend, use_numba
 
@@ -30,7 +31,7 @@ LARGEST_EXPONENT: Final = 0.4
 """Norm of a Hamiltonian times its time from which an exponential is taken in several parts: the series then errs by 1.3e-10 at most."""
 TAYLOR_RADIUS: Final = 0.02
 """Norm up to which the Taylor series is taken: it errs by rounding only, and the Chebyshev coefficients would drown in that."""
-REUSED_BYTES: Final = 1 << 24
+REUSED_BYTES: Final = 1 << 25
 """Memory of a forward pass that is not given back to the system."""
 KEPT_BYTES: Final = 1 << 28
 """Memory for what the adjoint needs of the forward pass; beyond it the forward pass is repeated vector by vector."""
@@ -48,8 +49,8 @@ class DrivenSystem:
         What the drives multiply, ``(operators, states, states)`` complex128, strictly upper triangular, dense or sparse.
     sample_seconds
         Duration of a sample.
-    sparse
-        The same in units of half a sample, as the loops need it.
+    sparse, runs
+        The same in units of half a sample, as the loops need it: row by row, and by runs along diagonals.
     shift
         Energy that was taken off the diagonal there, rad/s.
     norms
@@ -60,6 +61,7 @@ class DrivenSystem:
     operators: Tensor
     sample_seconds: float
     sparse: Sparse
+    runs: Runs
     shift: float
     norms: npt.NDArray[np.float64]
 
@@ -138,7 +140,7 @@ def driven_system(static: Tensor, operators: Tensor, sample_seconds: float) -> D
         own = numbers == q
         listed = list(zip(term_rows[own].tolist(), term_columns[own].tolist(), strict=True))
         norms[1 + q] = _largest_row(np.zeros(states), listed, np.abs(sparse.term_weights[own]))
-    return DrivenSystem(static, operators, sample_seconds, sparse, shift, norms)
+    return DrivenSystem(static, operators, sample_seconds, sparse, sort_into_runs(sparse), shift, norms)
 
 
 def _entries(name: str, matrix: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.complex128]]:
@@ -248,13 +250,47 @@ def evolve(
     if not use_numba(states.device, backend):
         return _evolve_torch(system, samples, carriers, mixing, states)
     series, repeats = pulse_series(system, samples, mixing)
+    settings = (system, carriers, mixing, series, repeats)
     if torch.is_grad_enabled() and (samples.requires_grad or states.requires_grad):
-        result: Tensor = _Evolve.apply(samples, states, system, carriers, mixing, series, repeats)  # type: ignore[no-untyped-call]
+        result: Tensor = _Evolve.apply(samples, states, settings)  # type: ignore[no-untyped-call]
         return result
     out = np.array(states.detach().resolve_conj().numpy())
-    terms = np.empty((1, 1, ORDER + 1, system.dimension, 2))
-    evolve_vectors(system.sparse, _numpy(samples), carriers, mixing, series, repeats, out, terms, False)
+    wide = len(out) >= SIDE_BY_SIDE
+    _forward(settings, wide, _numpy(samples), out, np.empty(_kept_shape(settings, wide, 1, None)), False)
     return torch.from_numpy(_turn_back(out, system, len(carriers)))
+
+
+Settings = tuple[DrivenSystem, npt.NDArray[np.complex128], npt.NDArray[np.complex128], npt.NDArray[np.float64], int]
+"""System, carriers, mixing, factors of the series, and in how many parts an exponential is taken."""
+SIDE_BY_SIDE: Final = max(2, LANES // 2)
+"""Vectors from which on they are evolved side by side."""
+
+
+def _forward(settings: Settings, wide: bool, samples: Any, states: Any, kept: Any, keep: bool) -> None:
+    system, carriers, mixing, series, repeats = settings
+    if wide:
+        evolve_lanes(system.runs, samples, carriers, mixing, np.cumprod(series), repeats, states, kept, keep)
+    else:
+        evolve_vectors(system.sparse, samples, carriers, mixing, series, repeats, states, kept, keep)
+
+
+def _backward(settings: Settings, wide: bool, samples: Any, kept: Any, cotangents: Any, gradient: Any) -> None:
+    system, carriers, mixing, series, repeats = settings
+    if wide:
+        pull_back_lanes(system.runs, samples, carriers, mixing, np.cumprod(series), repeats, kept, cotangents, gradient)
+    else:
+        pull_back_vectors(system.sparse, samples, carriers, mixing, series, repeats, kept, cotangents, gradient)
+
+
+def _kept_shape(settings: Settings, wide: bool, batch: int, samples: int | None) -> tuple[int, ...]:
+    """Return the shape of what the adjoint needs: of each exponential the vectors before it, or of few vectors the terms of its series.
+
+    Without a number of samples, that of the place where one exponential leaves them.
+    """
+    size, exponentials = settings[0].dimension, 1 if samples is None else 2 * settings[4] * samples
+    if wide:
+        return -(-batch // LANES), exponentials, 2, size * LANES
+    return batch, exponentials, ORDER + 1, size, 2
 
 
 def _numpy(tensor: Tensor) -> npt.NDArray[np.complex128]:
@@ -307,7 +343,7 @@ def exponential_series(radius: float) -> npt.NDArray[np.float64]:
     return np.concatenate([powers[:1], powers[1:] / powers[:-1]])
 
 
-class _Terms:
+class _Kept:
     """What the adjoint needs of one forward pass, in memory that the next pass takes over when this one's graph is gone.
 
     Fresh memory of the size costs as much to touch for the first time as half of the pass itself.
@@ -322,7 +358,7 @@ class _Terms:
         except IndexError:
             memory = np.empty(0)
         self._memory = memory if memory.size >= numbers else np.empty(numbers)
-        self.terms = self._memory[:numbers].reshape(shape)
+        self.numbers = self._memory[:numbers].reshape(shape)
 
     def __del__(self) -> None:
         if self._memory.nbytes <= REUSED_BYTES and len(self._free) < 1:
@@ -333,32 +369,24 @@ class _Evolve(torch.autograd.Function):
     """Evolution whose backward pass is the discrete adjoint: exact for the numbers that the forward pass computed."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        samples: Tensor,
-        states: Tensor,
-        system: DrivenSystem,
-        carriers: npt.NDArray[np.complex128],
-        mixing: npt.NDArray[np.complex128],
-        series: npt.NDArray[np.float64],
-        repeats: int,
-    ) -> Tensor:
+    def forward(ctx: Any, samples: Tensor, states: Tensor, settings: Settings) -> Tensor:
+        system, carriers = settings[:2]
         out = np.array(states.detach().resolve_conj().numpy())
-        played = _numpy(samples)
-        exponentials = 2 * repeats * len(carriers)
-        keep = out.shape[0] * exponentials * 2 * (ORDER + 1) * system.dimension * 8 <= KEPT_BYTES
-        kept = _Terms((out.shape[0] if keep else 1, exponentials if keep else 1, ORDER + 1, system.dimension, 2))
-        evolve_vectors(system.sparse, played, carriers, mixing, series, repeats, out, kept.terms, keep)
+        wide = len(out) >= SIDE_BY_SIDE
+        shape = _kept_shape(settings, wide, len(out), len(carriers))
+        keep = math.prod(shape) * 8 <= KEPT_BYTES
+        kept = _Kept(shape if keep else _kept_shape(settings, wide, 1, None))
+        _forward(settings, wide, _numpy(samples), out, kept.numbers, keep)
         ctx.kept = kept if keep else None
-        ctx.system, ctx.carriers, ctx.mixing, ctx.series, ctx.repeats = system, carriers, mixing, series, repeats
+        ctx.settings = settings
         ctx.save_for_backward(samples, states)
         return torch.from_numpy(_turn_back(out, system, len(carriers)))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
         samples, states = ctx.saved_tensors
-        system, carriers, mixing, series, repeats = ctx.system, ctx.carriers, ctx.mixing, ctx.series, ctx.repeats
+        system, carriers = ctx.settings[:2]
         played = _numpy(samples)
         cotangents = np.array(upstream[0].resolve_conj().numpy())
         # The adjoint of a phase is its conjugate.
@@ -366,36 +394,39 @@ class _Evolve(torch.autograd.Function):
             cotangents *= np.exp(1j * math.remainder(system.shift * system.sample_seconds * len(carriers), 2 * math.pi))
         gradient = np.zeros_like(played)
         if ctx.kept is not None:
-            pull_back_vectors(system.sparse, played, carriers, mixing, series, repeats, ctx.kept.terms, cotangents, gradient)
+            _backward(ctx.settings, len(cotangents) >= SIDE_BY_SIDE, played, ctx.kept.numbers, cotangents, gradient)
         else:
-            _pull_back_in_segments(ctx, played, _numpy(states), cotangents, gradient)
-        return torch.from_numpy(gradient), torch.from_numpy(cotangents), None, None, None, None, None
+            _pull_back_in_segments(ctx.settings, played, _numpy(states), cotangents, gradient)
+        return torch.from_numpy(gradient), torch.from_numpy(cotangents), None
 
 
 def _pull_back_in_segments(
-    ctx: Any,
+    settings: Settings,
     played: npt.NDArray[np.complex128],
     states: npt.NDArray[np.complex128],
     cotangents: npt.NDArray[np.complex128],
     gradient: npt.NDArray[np.complex128],
 ) -> None:
-    """Repeat the forward pass in segments of samples whose terms fit into the memory, last segment first."""
-    system, carriers, mixing, series, repeats = ctx.system, ctx.carriers, ctx.mixing, ctx.series, ctx.repeats
-    count, each = len(carriers), 2 * repeats * 2 * (ORDER + 1) * system.dimension * 8
+    """Repeat the forward pass in segments of samples that fit into the memory, last segment first."""
+    system, carriers, mixing, series, repeats = settings
+    count, wide = len(carriers), len(states) >= SIDE_BY_SIDE
+    width = LANES if wide else 1
+    each = math.prod(_kept_shape(settings, wide, width, 1)) * 8
     length = max(1, min(KEPT_BYTES // each, math.isqrt(count * 12 * repeats) + 1))
     edges = [*range(0, count, length), count]
-    terms = np.empty((1, 2 * repeats * length, ORDER + 1, system.dimension, 2))
-    none = terms[:, :1]
-    for b in range(len(states)):
-        which = slice(b, b + 1) if len(played) > 1 else slice(0, 1)
-        starts, vector = [], states[b : b + 1].copy()
+    kept = np.empty(_kept_shape(settings, wide, width, length))
+    none = kept[:, :1]
+    for b in range(0, len(states), width):
+        which = slice(b, b + width) if len(played) > 1 else slice(0, 1)
+        starts, vectors = [], states[b : b + width].copy()
         for first, last in pairwise(edges):
-            starts.append(vector.copy())
-            evolve_vectors(system.sparse, played[which, first:last], carriers[first:last], mixing, series, repeats, vector, none, False)
-        for (first, last), vector in zip(reversed(list(pairwise(edges))), reversed(starts), strict=True):
-            part = played[which, first:last], carriers[first:last]
-            evolve_vectors(system.sparse, *part, mixing, series, repeats, vector, terms, True)
-            pull_back_vectors(system.sparse, *part, mixing, series, repeats, terms, cotangents[b : b + 1], gradient[which, first:last])
+            starts.append(vectors.copy())
+            part = (system, carriers[first:last], mixing, series, repeats)
+            _forward(part, wide, played[which, first:last], vectors, none, False)
+        for (first, last), vectors in zip(reversed(list(pairwise(edges))), reversed(starts), strict=True):
+            part = (system, carriers[first:last], mixing, series, repeats)
+            _forward(part, wide, played[which, first:last], vectors, kept, True)
+            _backward(part, wide, played[which, first:last], kept, cotangents[b : b + width], gradient[which, first:last])
 
 
 def _evolve_torch(
