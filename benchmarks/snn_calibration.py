@@ -6,6 +6,7 @@ folder that INLOOP_DATA names is taken instead.
 """
 
 import argparse
+import sys
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from torch import nn
 
 import simulator as sim
 from benchmarks.paper_networks import present
-from benchmarks.timing import RESULTS, save
+from benchmarks.reporting import report
 from devices import SpikingCore
 from kernels.random import Key
 from simulator._isolation import private_generator
@@ -153,23 +154,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="networks")
     parser.add_argument("--data", choices=("digits", "cifar10"), default="digits", help="cifar10 needs the folder that INLOOP_DATA names")
     parser.add_argument("--timesteps", type=int, nargs="+", default=list(TIMESTEPS))
-    options = parser.parse_args([] if arguments is None else arguments)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON and nothing else")
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.seeds < 2 or min(options.timesteps) < 1:
+        parser.error(f"--seeds must be at least 2 and --timesteps at least 1, but got {options.seeds} and {options.timesteps}")
     split = digits() if options.data == "digits" else present(options.data, digits())
     frame = measure(split, options.seeds, tuple(options.timesteps))
     table = summary(frame)
     exact = float(frame["float"].mean())
     which = "" if split.name == options.data and options.data != "digits" else " (substitute)"
-    print(f"measured: {split.name}{which}, 5-layer convolutional network, ideal core, {options.seeds} networks, float {100 * exact:.2f} %")
-    print(table.round(2).to_string(index=False))
-    print(claims(frame).round(2).to_string(index=False))
-    print("published (Li et al. 2021, Table 4; other data and networks):")
-    print(PUBLISHED.to_string(index=False))
-    path = save("snn_calibration", COMMAND, frame)
-    figure = draw(table, exact, split.name)
-    temporary = RESULTS / "snn_calibration.png.part"
-    figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
-    temporary.replace(RESULTS / "snn_calibration.png")
-    print(f"written to {path}")
+    notes = [
+        claims(frame).round(2).to_string(index=False),
+        f"measured: {split.name}{which}, 5-layer convolutional network, ideal core, {options.seeds} networks, float {100 * exact:.2f} %",
+        "published (Li et al. 2021, Table 4; other data and networks):",
+        PUBLISHED.to_string(index=False),
+    ]
+    report("snn_calibration", COMMAND, frame, table.round(2), draw(table, exact, split.name), notes, json=options.json)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 DVS-CIFAR10, which are not downloaded; the generated events are a substitute.
 """
 
-import argparse
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import simulator as sim
-from benchmarks.timing import RESULTS, save
+from benchmarks.reporting import parse_counts, report
 from devices import SpikingCore
 from kernels.random import Key
 from simulator._isolation import private_generator
@@ -129,21 +128,16 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and save."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="networks for each loss")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    options = parser.parse_args([] if arguments is None else arguments)
+    counts = {"seeds": (SEEDS, 2, "networks for each loss"), "epochs": (EPOCHS, 1, "epochs of training")}
+    options = parse_counts(COMMAND, __doc__, arguments, **counts)
     frame = measure(options.seeds, options.epochs)
-    print(f"measured: moving shapes (generated events, substitute), 8 classes, {options.seeds} networks, trained at T = {max(TIMESTEPS)}")
     table = summary(frame)
-    print(table.round(2).to_string(index=False))
-    print("published (Deng et al. 2022; other data and networks):")
-    print(PUBLISHED.to_string(index=False))
-    path = save("tet", COMMAND, frame)
-    temporary = RESULTS / "tet.png.part"
-    draw(table).savefig(temporary, format="png", dpi=200, metadata={"Software": None})
-    temporary.replace(RESULTS / "tet.png")
-    print(f"written to {path}")
+    notes = [
+        f"measured: moving shapes (generated events, substitute), 8 classes, {options.seeds} networks, trained at T = {max(TIMESTEPS)}",
+        "published (Deng et al. 2022; other data and networks):",
+        PUBLISHED.to_string(index=False),
+    ]
+    report("tet", COMMAND, frame, table.round(2), draw(table), notes, json=options.json)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def save(name: str, command: str, frame: pd.DataFrame, folder: Path = RESULTS) -
     """Write a result with the command and the environment that made it, to a temporary name first; returns its path."""
     path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"command": command, "environment": environment(), "rows": json.loads(frame.to_json(orient="records"))}
+    content = {"command": command, "environment": environment(), "rows": json.loads(frame.to_json(orient="records", double_precision=15))}
     temporary = path.with_suffix(".json.part")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)

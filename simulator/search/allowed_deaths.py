@@ -19,10 +19,12 @@ class AllowedDeaths(SchedulerPlugin):
         Workers that may die over one job and it is still tried again.
     owner
         Identifier of the client; with it this goes.
+    carried
+        Name of what the workers carry for it, which goes too.
     """
 
-    def __init__(self, prefix: str, retries: int, owner: str) -> None:
-        self.prefix, self.retries, self.owner = prefix, retries, owner
+    def __init__(self, prefix: str, retries: int, owner: str, carried: str) -> None:
+        self.prefix, self.retries, self.owner, self.carried = prefix, retries, owner, carried
         self._begun: set[str] = set()
 
     async def start(self, scheduler: Any) -> None:
@@ -43,3 +45,4 @@ class AllowedDeaths(SchedulerPlugin):
         """Go where the sweep's driver went without a word."""
         if client == self.owner:
             scheduler.plugins.pop(self.prefix, None)
+            scheduler.worker_plugins.pop(self.carried, None)

@@ -1,6 +1,5 @@
 """Workers of a Dask cluster: a scheduler's at an address, or one started here."""
 
-import hashlib
 import queue
 import sys
 import threading
@@ -15,7 +14,6 @@ import cloudpickle
 from simulator.search.jobs import Executor, Job, died
 from simulator.search.objective import Evaluator, Outcome
 from simulator.search.store import SweepError
-from simulator.search.worker import load
 
 CONNECT_SECONDS = 10.0
 """How long a scheduler may take to answer, and then to have a worker."""
@@ -28,7 +26,7 @@ class DaskCluster(Executor):
     Parameters
     ----------
     evaluator
-        What they call; it reaches each worker once, and comes again from the scheduler where a worker that had it is gone.
+        What they call; it reaches each worker once, those that join later too.
     address
         Address of the scheduler, ``tcp://host:port``; ``"local"`` starts a scheduler and workers here.
     workers
@@ -66,15 +64,15 @@ class DaskCluster(Executor):
             raise SweepError(
                 f"Argument `cluster` must be a scheduler with workers, but {address!r} has none; start some with `dask worker {address}`"
             ) from error
-        content = cloudpickle.dumps(evaluator)
-        # A task of its own: the scheduler keeps it, and computes it again where the worker that had its result is gone.
-        self._loaded = self._client.submit(load, content, key=f"inloop-{hashlib.blake2b(content, digest_size=8).hexdigest()}")
         self._futures: dict[str, tuple[int, Any]] = {}
         self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._counter, self._retries, self._prefix = 0, retries, f"inloop-{time.time_ns()}-"
+        self._carried = f"{self._prefix}evaluator"
         from simulator.search.allowed_deaths import AllowedDeaths
+        from simulator.search.carried import Carried
 
-        self._client.register_plugin(AllowedDeaths(self._prefix, retries, self._client.id), name=self._prefix)
+        self._client.register_plugin(AllowedDeaths(self._prefix, retries, self._client.id, self._carried), name=self._prefix)
+        self._client.register_plugin(Carried(cloudpickle.dumps(evaluator)), name=self._carried)
         self._seen: tuple[float, dict[str, int]] = (0.0, {})
         self._lock = threading.Lock()
 
@@ -90,7 +88,7 @@ class DaskCluster(Executor):
         near = sorted(self._threads())
         place = {} if job.part is None or not near else {"workers": [near[job.part % len(near)]], "allow_other_workers": True}
         future = self._client.submit(
-            _call, self._loaded, job.configuration, job.context, key=key, pure=False, retries=0, priority=int(backup), **place
+            _call, self._carried, job.configuration, job.context, key=key, pure=False, retries=0, priority=int(backup), **place
         )
         with self._lock:
             self._futures[key] = (job.ticket, future)
@@ -131,6 +129,8 @@ class DaskCluster(Executor):
         with suppress(Exception):
             self._client.unregister_scheduler_plugin(name=self._prefix)
         with suppress(Exception):
+            self._client.unregister_worker_plugin(name=self._carried)
+        with suppress(Exception):
             self._client.close()
         self._end_own()
 
@@ -170,10 +170,12 @@ class DaskCluster(Executor):
                 self._own.close()
 
 
-def _call(evaluate: Evaluator, configuration: dict[str, Any], context: Any) -> tuple[Outcome, str]:
+def _call(carried: str, configuration: dict[str, Any], context: Any) -> tuple[Outcome, str]:
     """Evaluate on a worker; says which one it was."""
     from distributed import get_worker
 
+    plugin: Any = get_worker().plugins[carried]
+    evaluate: Evaluator = plugin.evaluator()
     if "torch" in sys.modules:
         return _on_one_thread(evaluate, configuration, context), str(get_worker().name)
     outcome = evaluate(configuration, context)
