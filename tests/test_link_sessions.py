@@ -277,6 +277,12 @@ def test_a_recording_does_not_depend_on_when_garbage_is_collected(tmp_path: Path
     disconnect(replay)
 
 
+@pytest.mark.parametrize("chip", ["nonsense", "", 5, None])
+def test_what_is_no_chip_elsewhere_is_refused_by_disconnect(chip: object) -> None:
+    with pytest.raises(ValueError, match=r"`chip` must be a RemoteChip, or an address"):
+        sim.disconnect(chip)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:99999", "tcp://127.0.0.1:*"])
 def test_an_address_that_cannot_be_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="`address` must"):

@@ -216,7 +216,8 @@ def from_measurements(
     start = None if start_seconds is None else _start(start_seconds)
     if method == "quantiles" and (degree, drift, start) != (3, "auto", None):
         raise DesignError(
-            "Arguments `degree`, `drift` and `start_seconds` must be left out without a fitted law, but one is given; give method='law' too"
+            f"Arguments `degree`, `drift` and `start_seconds` must be left out without a fitted law, but got {degree}, {drift!r} and "
+            f"{start_seconds!r}; give method='law' too"
         )
     measured = read_measurements(path, columns=columns, units=units, group=group)
     steps = min(_QUANTILES, *(len(values) for row in measured.groups for values in row))

@@ -429,10 +429,17 @@ def disconnect(chip: RemoteChip | str) -> None:
     chip
         The `devices.RemoteChip`; or an address, for all that this process has connected to there.
 
+    Raises
+    ------
+    ValueError
+        Where `chip` is neither; one that this process is not connected to is left as it is.
+
     Examples
     --------
     >>> disconnect("tcp://127.0.0.1:9")
     """
+    if not isinstance(chip, RemoteChip) and not (isinstance(chip, str) and chip.startswith(("tcp://", "ipc://", SCHEME))):
+        raise ValueError(f"Argument `chip` must be a RemoteChip, or an address as tcp://127.0.0.1:5555, but got {chip!r}; give one")
     for known in [one for one in _connections if chip in (one, one.address)]:
         _connections.pop(known).close()
 
