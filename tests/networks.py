@@ -1,8 +1,20 @@
-"""Small networks of the shapes that users bring, for the tests of the compiler."""
+"""Small networks of the shapes that users bring, and weights for them that depend on a seed alone."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw all parameters from a standard Gaussian."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator(seed)))
+    return model
 
 
 def block(inputs: int, outputs: int, kernel: int = 3, **options: int) -> nn.Sequential:

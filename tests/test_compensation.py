@@ -12,21 +12,11 @@ import simulator as sim
 from devices import ADC, IdealCell, OffsetMapping, RRAMCrossbar, StuckCells
 from simulator.lowering.remapping import ColumnRemapping
 from simulator.lowering.treatment import FormedCells
+from tests.networks import drawn, generator
 
 LOW, HIGH = 1e-6, 40e-6
 CELL = IdealCell(g_min_siemens=LOW, g_max_siemens=HIGH)
 FAULTS = StuckCells(stuck_on_rate=0.06, stuck_off_rate=0.1)
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def drawn(model: nn.Module, seed: int = 0) -> nn.Module:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator(seed)))
-    return model
 
 
 def faulty(layer: nn.Module, x: Tensor, **fields: object) -> sim.Chip:

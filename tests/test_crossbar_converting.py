@@ -5,35 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 import simulator as sim
-from devices import ADC, DAC, SAR, IdealCell, OffsetMapping, PolynomialCell, Ramp, RRAMCrossbar, Tabulated
+from devices import ADC, DAC, SAR, OffsetMapping, PolynomialCell, Ramp, RRAMCrossbar, Tabulated
 from kernels import Key, set_threads
-from simulator.lowering import CrossbarLayer
+from tests.crossbars import HIGH, IDEAL, LOW, compiled
+from tests.networks import drawn, generator
 
-LOW, HIGH = 1e-6, 40e-6
-IDEAL = IdealCell(g_min_siemens=LOW, g_max_siemens=HIGH)
 NOISY = PolynomialCell(g_min_siemens=LOW, g_max_siemens=HIGH, sigma_coefficients_microsiemens=(1.0,), read_noise_fraction=0.05)
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def drawn(layer: nn.Module, seed: int = 0) -> nn.Module:
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator(seed)))
-    return layer
-
-
-def compiled(layer: nn.Module, x: Tensor, **fields: Any) -> tuple[sim.Chip, CrossbarLayer]:
-    chip = sim.compile(layer, RRAMCrossbar(**{"cell": IDEAL, **fields}), example_inputs=(x,)).program(seed=0)
-    (found,) = chip.layers.values()
-    assert isinstance(found, CrossbarLayer)
-    return chip, found
 
 
 @pytest.mark.parametrize("architecture", [SAR(unit_sigma=0.1), Ramp(step_sigma=0.1), Ramp(step_sigma=0.05, offset_sigma_lsb=0.5)])

@@ -3,41 +3,23 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 import simulator as sim
-from devices import ADC, DAC, IdealCell, PolynomialCell, RRAMCrossbar
+from devices import ADC, DAC, PolynomialCell, RRAMCrossbar
 from devices.rram import CurrentLaw, CurrentVoltage, PolynomialCurrent, StuckCells, Temperature, Wires
 from kernels.random import Key
 from kernels.wires import output_variance
 from simulator.lowering import CrossbarLayer
 from tests import naive
+from tests.crossbars import HIGH, IDEAL, LOW, compiled
+from tests.networks import drawn, generator
 
-LOW, HIGH = 1e-6, 40e-6
-IDEAL = IdealCell(g_min_siemens=LOW, g_max_siemens=HIGH)
 NOISY = PolynomialCell(g_min_siemens=LOW, g_max_siemens=HIGH, sigma_coefficients_microsiemens=(1.0,), read_noise_fraction=0.05)
 # Large enough that every effect of a small array shows.
 OHMS = (120.0, 90.0, 40.0, 30.0)
 WIRES = Wires(row_ohm=OHMS[0], column_ohm=OHMS[1], source_ohm=OHMS[2], sense_ohm=OHMS[3])
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def drawn(layer: nn.Module, seed: int = 0) -> nn.Module:
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator(seed)))
-    return layer
-
-
-def compiled(layer: nn.Module, x: Tensor, **fields: object) -> tuple[sim.Chip, CrossbarLayer]:
-    chip = sim.compile(layer, RRAMCrossbar(**{"cell": IDEAL, **fields}), example_inputs=(x,)).program(seed=0)
-    (found,) = chip.layers.values()
-    assert isinstance(found, CrossbarLayer)
-    return chip, found
 
 
 def pair_of_columns(weight: np.ndarray, largest: float) -> np.ndarray:

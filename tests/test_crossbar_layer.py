@@ -14,13 +14,10 @@ import simulator as sim
 from devices import ADC, DAC, IdealCell, PolynomialCell, RRAMCrossbar
 from simulator.lowering import products, reading
 from simulator.operators import row_tiles
+from tests.networks import generator
 
 IDEAL = IdealCell(g_min_siemens=1e-6, g_max_siemens=40e-6)
 NOISY = PolynomialCell(g_min_siemens=1e-6, g_max_siemens=40e-6, sigma_coefficients_microsiemens=(0.0,), read_noise_fraction=0.05)
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 import simulator as sim
 from devices import ADC, DAC, DesignError, DifferentialMapping, IdealCell, OffsetMapping, PolynomialCell, RRAMCrossbar, SignMagnitudeMapping
 from devices.rram import StuckCells, WeightMapping, Wires
-from simulator.lowering import CrossbarLayer
 from tests import naive
+from tests.crossbars import HIGH, IDEAL, LOW, compiled
 from tests.naive_crossbar import sliced_read
+from tests.networks import drawn, generator
 
-LOW, HIGH = 1e-6, 40e-6
-IDEAL = IdealCell(g_min_siemens=LOW, g_max_siemens=HIGH)
 FROM_ZERO = IdealCell(g_min_siemens=0.0, g_max_siemens=HIGH)
 NOISY = PolynomialCell(g_min_siemens=LOW, g_max_siemens=HIGH, sigma_coefficients_microsiemens=(0.0,), read_noise_fraction=0.05)
 MAPPINGS: dict[str, WeightMapping] = {
@@ -30,24 +29,6 @@ MAPPINGS: dict[str, WeightMapping] = {
     "sign-magnitude": SignMagnitudeMapping(),
 }
 each = pytest.mark.parametrize("name", MAPPINGS)
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def drawn(layer: nn.Module, seed: int = 0) -> nn.Module:
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator(seed)))
-    return layer
-
-
-def compiled(layer: nn.Module, x: Tensor, **fields: Any) -> tuple[sim.Chip, CrossbarLayer]:
-    chip = sim.compile(layer, RRAMCrossbar(**{"cell": IDEAL, **fields}), example_inputs=(x,)).program(seed=0)
-    (found,) = chip.layers.values()
-    assert isinstance(found, CrossbarLayer)
-    return chip, found
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -27,6 +27,7 @@ from kernels.random import Key
 from simulator.batches import RepeatableBatches
 from simulator.data import Batches
 from simulator.diagnosis import EFFECTS, effects_of, with_effects
+from tests.networks import generator
 
 LOW, HIGH = 1e-6, 40e-6
 LIMITS = {"g_min_siemens": LOW, "g_max_siemens": HIGH}
@@ -63,10 +64,6 @@ EVERYTHING = RRAMCrossbar(
     }
 )
 AGE = 1e4
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def network() -> nn.Sequential:

@@ -18,13 +18,10 @@ from devices.digital import rounded
 from simulator.batches import Batch
 from simulator.capture import capture
 from simulator.digital_arithmetic import DigitalArithmetic, integer_product
+from tests.networks import generator
 
 IDEAL = RRAMCrossbar.preset("wan_nature_2022").ideal()
 ARRAY = SystolicArray(rows=8, columns=8, frequency_hertz="1 GHz", joule_per_mac=1e-12)
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 class Attention(nn.Module):
