@@ -87,7 +87,7 @@ def digest_sources(specs: Iterable[str], designs: Iterable[BaseModel] = ()) -> d
     found = {name: Path(file).resolve() for name, file in files.items() if file}
     # What lies beside that code and was imported decides too: a helper of a cell, say.
     folders = {path.parent for path in found.values() if "site-packages" not in path.parts}
-    for name, module in sorted(sys.modules.items()):
+    for name, module in sorted(sys.modules.items()) if folders else ():
         path = Path(getattr(module, "__file__", None) or "/").resolve()
         if name.partition(".")[0] not in (*OWN, "__main__") and path.suffix == ".py" and any(path.is_relative_to(f) for f in folders):
             found.setdefault(name, path)
