@@ -336,12 +336,18 @@ def _share(model: nn.Module) -> nn.Module:
 
 
 def _lazy_copy(tensor: Tensor) -> Tensor:
+    """Copy a tensor, when either side first writes to it where torch can: where it allocated the numbers itself.
+
+    Numbers from NumPy, of `torch.load`, mapped from a file or in shared memory are copied now. `torch.load` makes storages without an
+    allocator, which torch shares all the same, and then dies of a segmentation fault when they are written to; they are not resizable.
+    """
+    found = tensor.detach()
+    if not found.untyped_storage().resizable():
+        return found.clone()
     try:
-        return torch._lazy_clone(tensor.detach())
-    except (
-        RuntimeError
-    ):  # numbers that torch did not allocate itself (from NumPy, mapped from a file, in shared memory) cannot be shared so
-        return tensor.detach().clone()
+        return torch._lazy_clone(found)
+    except RuntimeError:
+        return found.clone()
 
 
 def _examples(example_inputs: Any, example_kwargs: Mapping[str, Any] | None) -> Batch | None:

@@ -1,6 +1,10 @@
 """Compiling: what is mapped, folded, counted and refused, and that the caller's model stays as it was."""
 
 import copy
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -294,6 +298,64 @@ def test_numbers_that_torch_did_not_allocate_are_copied() -> None:
     model.weight.data = torch.from_numpy(np.ones((2, 3), np.float32))
     chip = sim.compile(model, IDEAL, example_inputs=torch.ones(1, 3))
     assert torch.allclose(chip(torch.ones(1, 3)), model(torch.ones(1, 3)))
+
+
+def _pickled(model: nn.Module, folder: Path) -> nn.Module:
+    return pickle.loads(pickle.dumps(model))
+
+
+def _loaded(model: nn.Module, folder: Path, mmap: bool = False) -> nn.Module:
+    torch.save(model, folder / "model.pt")
+    return torch.load(folder / "model.pt", weights_only=False, mmap=mmap)
+
+
+def _mapped(model: nn.Module, folder: Path) -> nn.Module:
+    return _loaded(model, folder, mmap=True)
+
+
+def _assigned(model: nn.Module, folder: Path) -> nn.Module:
+    torch.save(model.state_dict(), folder / "state.pt")
+    model.load_state_dict(torch.load(folder / "state.pt"), assign=True)
+    return model
+
+
+def _shared(model: nn.Module, folder: Path) -> nn.Module:
+    return model.share_memory()
+
+
+def _views(model: nn.Module, folder: Path) -> nn.Module:
+    """Have all parameters lie in one storage, as optimizers and distributed training lay them."""
+    flat = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+    for parameter, part in zip(model.parameters(), flat.split([p.numel() for p in model.parameters()]), strict=True):
+        parameter.data = part.view(parameter.shape)
+    return model
+
+
+@pytest.mark.parametrize("bring", [_pickled, _loaded, _mapped, _assigned, _shared, _views], ids=lambda bring: bring.__name__)
+def test_model_and_chip_are_trained_and_saved_apart_wherever_the_numbers_lie(
+    bring: Callable[[nn.Module, Path], nn.Module], tmp_path: Path
+) -> None:
+    model = bring(shaken(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))), tmp_path)
+    x, targets = torch.rand(16, 4, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 2
+    expected = model(x).detach().clone()
+    chip = sim.compile(model, IDEAL, calibration=(x,))
+
+    def numbers(of: nn.Module) -> list[Tensor]:
+        return [tensor.detach().clone() for tensor in (*of.parameters(), *of.buffers())]
+
+    kept = numbers(model)
+    sim.fit(chip.train(), [(x, targets)], epochs=1)
+    assert all(map(torch.equal, kept, numbers(model)))
+    assert torch.equal(model(x), expected)
+    trained = numbers(chip)
+    sim.fit(model.train(), [(x, targets)], epochs=1)
+    assert all(map(torch.equal, trained, numbers(chip)))
+    assert not torch.equal(model.eval()(x), expected)
+    for saved in (model, chip):
+        stream = io.BytesIO()
+        torch.save(saved.state_dict(), stream)
+        again = torch.load(io.BytesIO(stream.getvalue()))
+        assert all(torch.equal(again[name], value) for name, value in saved.state_dict().items() if isinstance(value, Tensor))
 
 
 def test_pruned_and_weight_normed_layers_map_with_the_weight_that_they_have() -> None:
