@@ -1,6 +1,7 @@
 """What counts as data: loaders, data sets, pairs of tensors, and how one batch splits into inputs and targets."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +65,8 @@ class RepeatableBatches:
     """Any data as batches that can be gone through again and again, in the same order each time.
 
     Going through a loader draws from torch's global generator; here it is put back afterwards, and every pass starts from
-    `seed`, so that a shuffling loader gives every trial the same order and no state outside is read or changed.
+    `seed`, so that a shuffling loader gives every trial the same order and no state outside is read or changed. A loader with a method
+    ``set_epoch``, as `Batches` has, is told the first epoch for each pass, or the one that `set_epoch` chose.
 
     Parameters
     ----------
@@ -86,6 +88,7 @@ class RepeatableBatches:
     def __init__(self, data: Any, *, batch_size: int = 256, seed: int = 0, name: str = "data") -> None:
         self.seed = seed
         self.name = name
+        self._epoch = 0
         if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
             inputs, targets = data
             if len(inputs) != len(targets):
@@ -106,23 +109,43 @@ class RepeatableBatches:
             # An iterator can be gone through once only: keep what it yields.
             self._source = list(data) if isinstance(data, Iterator) else data
 
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the passes from now on."""
+        self._epoch = epoch
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches; raises ValueError if there are none."""
         borrowed = torch.Generator().manual_seed(self.seed).get_state()
         iterator: Iterator[Any] | None = None
         empty = True
-        while True:
-            outside = torch.random.get_rng_state()
-            torch.random.set_rng_state(borrowed)
-            try:
-                iterator = iter(self._source) if iterator is None else iterator
-                item = next(iterator)
-            except StopIteration:
-                break
-            finally:
-                borrowed = torch.random.get_rng_state()
-                torch.random.set_rng_state(outside)
-            empty = False
-            yield split(item)
+        with _told(self._source, self._epoch):
+            while True:
+                outside = torch.random.get_rng_state()
+                torch.random.set_rng_state(borrowed)
+                try:
+                    iterator = iter(self._source) if iterator is None else iterator
+                    item = next(iterator)
+                except StopIteration:
+                    break
+                finally:
+                    borrowed = torch.random.get_rng_state()
+                    torch.random.set_rng_state(outside)
+                empty = False
+                yield split(item)
         if empty:
             raise ValueError(f"Argument `{self.name}` must hold at least one batch, but got none; check the data set and its split")
+
+
+@contextmanager
+def _told(source: Any, epoch: int) -> Iterator[None]:
+    """Tell a loader its epoch where it wants to know, and afterwards the one that it was at."""
+    if not hasattr(source, "set_epoch"):
+        yield
+        return
+    before = getattr(source, "epoch", None)
+    source.set_epoch(epoch)
+    try:
+        yield
+    finally:
+        if before is not None:
+            source.set_epoch(before)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
 import simulator as sim
 from simulator.search import SweepError
@@ -19,12 +20,19 @@ from tests.sweep_tasks import ENVIRONMENT, GOALS, ROOT, Task, Where, run, same, 
 TRIALS, WORKERS = 12, 3
 
 
+START_SECONDS = 120.0
+"""How long a busy machine may take to start a worker or to connect."""
+
+
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator["Cluster"]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Cluster"]:
+    monkeypatch.setattr("simulator.search.cluster.CONNECT_SECONDS", START_SECONDS)
     made = Cluster(tmp_path)
     try:
         for _ in range(WORKERS):
             made.start_worker()
+        with Client(made.address, timeout=START_SECONDS, set_as_default=False) as client:
+            client.wait_for_workers(WORKERS, timeout=START_SECONDS)
         yield made
     finally:
         made.close()
@@ -90,7 +98,7 @@ def test_a_dask_cluster_that_loses_workers_finds_the_same(
     keys = [(row["key"], *row["chips"]) for row in map(json.loads, (store / JOURNAL).read_text().splitlines()) if "key" in row]
     assert len(set(keys)) == len(keys)
     # The scheduler goes, and with it the last worker: an error that says how to go on, and going on repeats nothing.
-    monkeypatch.setattr("simulator.search.cluster.CONNECT_SECONDS", 3.0)
+    monkeypatch.setattr("simulator.search.cluster.CONNECT_SECONDS", 10.0)  # as it is for users
     thread = threading.Thread(target=lambda: (until(lambda: len(list((tmp_path / "more").glob("*.ended"))) >= 3), cluster.scheduler.kill()))
     thread.start()
     with pytest.raises(SweepError, match=r"scheduler of argument `cluster` must run.*goes on"):
