@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, get_start_method, parent_process, set_start_method
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,7 +49,7 @@ def work_through(task: Callable[[Item], Result], items: Iterable[Item], workers:
     # The task travels by file: a child that dies at its start would leave a pipe that nobody reads, and this process waiting.
     with tempfile.NamedTemporaryFile(prefix="inloop-", delete=False) as file:
         file.write(cloudpickle.dumps(task))
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(file.name,))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(file.name, get_start_method()))
     try:
         with _interrupts_held():
             results = pool.map(_run, items)
@@ -64,8 +64,11 @@ def work_through(task: Callable[[Item], Result], items: Iterable[Item], workers:
         os.unlink(file.name)
 
 
-def _start(path: str) -> None:
+def _start(path: str, start_method: str) -> None:
     global _task  # noqa: PLW0603 - a worker process has one task
+    # What a task starts by itself, as a loader with workers does, starts as it would in the process that this one works for: spawned
+    # processes could not be given the classes of its script, which are here by value.
+    set_start_method(start_method, force=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     set_threads(1)

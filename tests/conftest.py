@@ -21,10 +21,10 @@ jaxtyping.install_import_hook(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Trace what tests see, not what examples pass through, and kernels only as plain Python: tracing doubles the time of a test."""
+    """Trace what tests see, not what examples and long tests pass through, and kernels only as plain Python: tracing takes its time."""
     for item in items:
         compiled = item.get_closest_marker("kernels") is not None and not numba.config.DISABLE_JIT
-        if compiled or isinstance(item, pytest.DoctestItem):
+        if compiled or item.get_closest_marker("long") is not None or isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.no_cover)
 
 

@@ -50,6 +50,7 @@ def error_of(values: Tensor, scale: float, limit: int) -> float:
     return float((values.double() - (values.double() / step).round().clamp(-limit, limit) * step).square().mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["gaussian", "uniform", "sparse", "heavy"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_the_least_error_is_that_of_brute_force_on_the_data(kind: str, bits: int) -> None:

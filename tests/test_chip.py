@@ -241,6 +241,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.long
 def test_the_bits_are_the_same_on_one_and_two_threads() -> None:
     root = Path(__file__).parent.parent
     found = [

@@ -209,6 +209,7 @@ def test_the_gradient_passes_straight_through_rounding_but_not_beyond_the_range(
     assert torch.allclose(weight.grad, torch.tensor([[0.5, -1.0, 1.5]]).expand(2, 3))
 
 
+@pytest.mark.long
 def test_training_draws_new_errors_at_every_forward_and_eval_keeps_one_instance() -> None:
     layer = random_layer(nn.Linear(20, 4))
     cell = PolynomialCell(g_min_siemens=1e-6, g_max_siemens=40e-6, sigma_coefficients_microsiemens=(2.0,))

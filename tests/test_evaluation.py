@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import simulator as sim
 from devices import IdealCell, RRAMCrossbar
@@ -98,8 +98,19 @@ def test_two_chips_on_common_random_numbers_differ_less_than_on_others() -> None
 
 def test_two_processes_give_the_same_bits_as_one() -> None:
     chip, targets = chip_and_targets()
-    alone = sim.evaluate(chip, (X, targets), trials=3, metrics=["accuracy", share_within])
-    together = sim.evaluate(chip, (X, targets), trials=3, metrics=["accuracy", share_within], workers=2)
+
+    class OfAScript(Dataset):  # type: ignore[type-arg]
+        """What no other process can import, read by processes of the loader's own."""
+
+        def __len__(self) -> int:
+            return len(X)
+
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+            return X[index], targets[index]
+
+    data = DataLoader(OfAScript(), batch_size=50, num_workers=1)
+    alone = sim.evaluate(chip, data, trials=3, metrics=["accuracy", share_within])
+    together = sim.evaluate(chip, data, trials=3, metrics=["accuracy", share_within], workers=2)
     pd.testing.assert_frame_equal(alone.frame, together.frame, check_exact=True)
     assert alone.test_errors == together.test_errors
 

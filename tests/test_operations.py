@@ -95,6 +95,7 @@ class Everything(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ZOO)
 def test_nothing_that_a_network_executes_is_missing(name: str) -> None:
     model, batch = build(name)

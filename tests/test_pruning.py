@@ -70,6 +70,7 @@ def test_pairs_that_are_pruned_by_one_reset_cell_would_outweigh_those_kept() -> 
     assert bool((torch.sign(on) == torch.sign(off)).all())
 
 
+@pytest.mark.long
 def test_a_pruned_network_learns_what_a_dense_random_one_does_not_know() -> None:
     data, net = digits(), nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
     found = {

@@ -22,6 +22,7 @@ def blocks() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.long
 def test_the_code_runs_and_prints_what_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     namespace: dict[str, object] = {}

@@ -317,6 +317,7 @@ def split() -> DataSplit:
     return digits()
 
 
+@pytest.mark.long
 def test_on_digits_a_tenth_by_second_derivative_beats_three_tenths_by_magnitude(split: DataSplit) -> None:
     """The claim at sigma 0.3, 5 networks; and the table of a reference run within the interval over networks."""
     found: dict[tuple[str, float], list[float]] = {}

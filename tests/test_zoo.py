@@ -16,6 +16,7 @@ from simulator.capture import capture
 from simulator.metrics import pick
 from tests import networks
 
+pytestmark = pytest.mark.long
 DESIGN = RRAMCrossbar.preset("wan_nature_2022")
 IMAGE = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randint(3, 20, (2, 9), generator=torch.Generator().manual_seed(1))
