@@ -212,6 +212,11 @@ class ResistiveCell(Design):
         before, and the same key gives a cell the same random course at each call.
         """
 
+    @property
+    def ages(self) -> bool:
+        """Whether time after programming changes a cell: False for cells whose sources give neither drift nor noise that persists."""
+        return True
+
     def update(self, conductance: Tensor, pulses: Tensor, key: "Key") -> Tensor:
         """Return the conductances after potentiating and depressing pulses, by the cell's `pulse_law`.
 

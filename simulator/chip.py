@@ -1,6 +1,7 @@
 """A model compiled onto hardware: an `nn.Module` that is called like the model."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -82,7 +83,7 @@ class Chip(nn.Module):
         self._costs: list[Cost] | None = None
         self._folded = [module for module in model.modules() if isinstance(module, FoldedNorm)]
         self._range_marks: list[WeightMark] | None = None
-        self._loaded_current = True
+        self._loaded_marks: list[Tensor] | None = None
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """Call the model; in eval mode on one torch thread, so that bits do not depend on the number of threads."""
@@ -197,22 +198,28 @@ class Chip(nn.Module):
         self._range_marks = [WeightMark.of(parameter) for parameter in self.parameters()] if current else None
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return whether converter ranges were chosen on the parameters as they are; all else is in the layers."""
-        return {"ranges_are_current": self._marks_hold()}
+        """Return marks of the parameters that converter ranges were chosen on, None where they changed; all else is in the layers."""
+        marks = self._range_marks
+        return {"marks": [mark.elements for mark in marks] if marks is not None and self._marks_hold() else None}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_extra_state` returned; parameters come after it."""
-        self._loaded_current = bool(state["ranges_are_current"])
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        state_dict.setdefault(f"{prefix}_extra_state", {"ranges_are_current": True})  # of a chip that did not store it yet
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self._loaded_marks = state["marks"]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         current = self._marks_hold()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._mark_ranges(current)
         return self
+
+    def _take_up_marks(self) -> None:
+        """Look whether the parameters of a state just loaded are those that its ranges were chosen on."""
+        stored, parameters = self._loaded_marks, list(self.parameters())
+        if stored is None or len(stored) != len(parameters):
+            self._range_marks = None
+            return
+        marks = [WeightMark.stored(parameter, elements) for parameter, elements in zip(parameters, stored, strict=True)]
+        self._range_marks = [mark for mark in marks if mark is not None]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_range_marks": self._marks_hold()}  # type: ignore[no-untyped-call]
@@ -278,6 +285,8 @@ class Chip(nn.Module):
     def age(self, seconds: float) -> Self:
         """Let time pass: conductances drift from what was programmed; age(a) then age(b) is age(a + b).
 
+        A chip of cells without a published drift stays as it is, with a warning.
+
         Parameters
         ----------
         seconds
@@ -285,7 +294,11 @@ class Chip(nn.Module):
         """
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
             raise ValueError(f"Argument `seconds` must be a finite number of at least 0, but got {seconds!r}")
-        for layer in self.layers.values():
+        layers = self.layers.values()
+        if seconds > 0 and not any(layer.ages for layer in layers):
+            hardware = ", ".join(sorted({layer.placement.hardware for layer in layers}))
+            warnings.warn(f"Time changes nothing on this chip ({hardware}): no source of its cells gives a drift", stacklevel=2)
+        for layer in layers:
             if not layer.programmed:
                 layer.program(self.seed, 0)
             layer.age(float(seconds))
@@ -392,7 +405,7 @@ def _settle(chip: nn.Module, incompatible: Any) -> None:
     for module in chip.modules():
         if isinstance(module, HardwareLayer):
             module.settle()
-    chip._mark_ranges(chip._loaded_current)
+    chip._take_up_marks()
 
 
 @contextmanager

@@ -38,6 +38,7 @@ MIRRORED = ("in_features", "out_features", "in_channels", "out_channels", "kerne
 """What models ask of their layers; a layer on hardware answers the same."""
 
 
+@torch.inference_mode(False)  # the chip's parameters can be trained, whoever compiles it
 def compile(
     model: nn.Module,
     design: Placeable,
@@ -86,7 +87,9 @@ def compile(
         (half a threshold to start with), ``"light"`` or ``"calibrated"`` (and biases), ``"advanced"`` (and weights and initial potentials),
         or a `simulator.spiking.Recipe` with its numbers.
     coding
-        How a spiking core gets its input: ``"direct"``, ``"rate"``, ``"latency"`` or ``"events"``.
+        How a spiking core gets its input. ``"direct"``: the analog values at every step, of any range. ``"rate"``: random spikes with the
+        probability of the value, inputs in 0..1. ``"latency"``: one spike, the earlier the larger the value, inputs in 0..1; for networks
+        of trained neurons, as a ReLU stands for a rate. ``"events"``: inputs (batch, timesteps, ...) of whole numbers of spikes, 0 to 255.
 
     Returns
     -------
@@ -310,7 +313,7 @@ def _check_model(model: Any) -> None:
             raise ValueError(f"Argument `model`: parameter `{name}` must be dense, but got {parameter.layout}; call to_dense() first")
         if (parameter.is_floating_point() or parameter.is_complex()) and parameter.dtype is not torch.float32:
             raise ValueError(f"Argument `model`: parameter `{name}` must be float32, but got {parameter.dtype}; call model.float() first")
-        if not bool(torch.isfinite(parameter).all()):
+        if not bool(torch.isfinite(parameter.detach()).all()):
             raise ValueError(f"Argument `model`: parameter `{name}` must be finite, but holds NaN or infinity; check its training")
 
 
@@ -338,11 +341,12 @@ def _share(model: nn.Module) -> nn.Module:
 def _lazy_copy(tensor: Tensor) -> Tensor:
     """Copy a tensor, when either side first writes to it where torch can: where it allocated the numbers itself.
 
-    Numbers from NumPy, of `torch.load`, mapped from a file or in shared memory are copied now. `torch.load` makes storages without an
-    allocator, which torch shares all the same, and then dies of a segmentation fault when they are written to; they are not resizable.
+    Numbers from NumPy, of `torch.load`, mapped from a file, in shared memory or made in inference mode are copied now. `torch.load`
+    makes storages without an allocator, which torch shares all the same, and then dies of a segmentation fault when they are written
+    to; they are not resizable.
     """
     found = tensor.detach()
-    if not found.untyped_storage().resizable():
+    if found.is_inference() or not found.untyped_storage().resizable():
         return found.clone()
     try:
         return torch._lazy_clone(found)

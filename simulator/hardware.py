@@ -157,6 +157,11 @@ class HardwareLayer(nn.Module, ABC):
     def program(self, seed: int, trial: int) -> None:
         """Draw a fabricated and programmed instance; resets age and read counter."""
 
+    @property
+    def ages(self) -> bool:
+        """Whether time since programming changes what is read."""
+        return True
+
     @abstractmethod
     def age(self, seconds: float) -> None:
         """Let a time pass since the instance was programmed."""
@@ -177,7 +182,7 @@ class HardwareLayer(nn.Module, ABC):
 
     @abstractmethod
     def settle(self) -> None:
-        """Take the master weights as they are now for those that a state just loaded was programmed from."""
+        """Look whether the master weights of a state just loaded are those that it was programmed from."""
 
     def share_between_trials(self) -> None:
         """Keep what programmed instances have in common from one to the next, where there is anything; no bit depends on it."""

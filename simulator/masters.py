@@ -36,6 +36,20 @@ class WeightMark:
         places = spread_places(weight.numel(), weight.device)
         return cls(weight._version, places, torch.take(weight.detach(), places))
 
+    @classmethod
+    def stored(cls, weight: Tensor, elements: Tensor | None) -> "WeightMark | None":
+        """Take up a mark whose elements a state holds: it holds where the weight that was loaded has them; None where there is none.
+
+        Examples
+        --------
+        >>> mark = WeightMark.stored(torch.zeros(2), torch.tensor([0.0, 1.0]))
+        >>> mark.holds(torch.zeros(2)), mark.holds(torch.tensor([0.0, 1.0]))
+        (False, True)
+        """
+        if elements is None:
+            return None
+        return cls(weight._version, spread_places(weight.numel(), weight.device), elements.to(weight.device))
+
     def holds(self, weight: Tensor) -> bool:
         """Return whether nothing is seen to have changed."""
         return weight._version == self.version and torch.equal(torch.take(weight.detach(), self.places), self.elements)

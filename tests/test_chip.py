@@ -5,6 +5,7 @@ import io
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import simulator as sim
-from devices import ProgrammedCells, ResistiveCell, RRAMCrossbar
+from devices import ProgrammedCells, ResistiveCell, RRAMCrossbar, SRAMMacro
 from kernels.random import Key, normal
 
 X = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(7))
@@ -119,6 +120,20 @@ def test_eval_reads_refuse_masters_that_changed() -> None:
     chip.program(seed=0)(X)
 
 
+@pytest.mark.parametrize("design", [RRAMCrossbar.preset("wan_nature_2022"), SRAMMacro.preset("demonstrator")], ids=["crossbar", "macro"])
+def test_eval_reads_refuse_a_state_whose_masters_are_not_those_programmed(design: RRAMCrossbar | SRAMMacro) -> None:
+    chip = sim.compile(small_model(), design, example_inputs=(X,), calibration=X).program(seed=0)
+    state = chip.state_dict()
+    expected = chip(X)
+    other = sim.compile(small_model(), design, example_inputs=(X,))
+    other.load_state_dict({name: value + 0.1 if name.endswith("master") else value for name, value in state.items()})
+    with pytest.raises(RuntimeError, match=r"^Layer `0`: the master weights changed after programming; call program\(\)[^\n]*$"):
+        other(X)
+    assert not other.ranges_are_current
+    other.load_state_dict(state)
+    assert other.ranges_are_current and other(X).shape == expected.shape
+
+
 def test_age_adds_up_bit_for_bit_and_returns_to_the_start_when_programmed() -> None:
     chip = drifting_chip().program(seed=0)
     fresh = chip(X)
@@ -134,6 +149,18 @@ def test_age_is_part_of_the_state() -> None:
     other = drifting_chip()
     other.load_state_dict(chip.state_dict())
     assert torch.equal(other(X), chip(X))
+
+
+def test_a_chip_on_which_time_changes_nothing_says_so() -> None:
+    chip = small_chip().program(seed=0)
+    before = chip.layers["0"].cells.conductance.clone()
+    with pytest.warns(UserWarning, match=r"^Time changes nothing on this chip \(RRAMCrossbar\): no source of its cells gives a drift$"):
+        chip.age(1e8)
+    assert torch.equal(chip.layers["0"].cells.conductance, before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chip.age(0)
+        drifting_chip().program(seed=0).age(1e8)
 
 
 def test_drift_follows_its_law() -> None:
@@ -157,6 +184,20 @@ def test_inference_mode_reads_the_same_bits_and_leaves_a_chip_that_can_train() -
     chip.train()
     chip(X).sum().backward()
     assert chip.layers["0"].weight.grad is not None
+
+
+def test_what_is_made_in_inference_mode_reads_the_same_bits_and_can_train() -> None:
+    expected = small_chip()(X)
+    with torch.inference_mode():
+        model = small_model()
+        inside = small_chip()
+        assert torch.equal(inside(X), expected)
+    outside = sim.compile(model, RRAMCrossbar.preset("wan_nature_2022"), example_inputs=(X,))
+    for chip in (inside, outside):
+        assert torch.equal(chip.program(seed=0, trial=0)(X), small_chip().program(seed=0, trial=0)(X))
+        chip.train()
+        chip(X).sum().backward()
+        assert chip.layers["0"].weight.grad is not None
 
 
 def test_autocast_is_refused_with_the_reason() -> None:

@@ -99,6 +99,11 @@ class ComposedCell(ResistiveCell):
         """Return the standard deviation of one read, siemens, or None where reads are exact."""
         return None if self.read_noise is None else self.read_noise.sigma(conductance)
 
+    @property
+    def ages(self) -> bool:
+        """Whether time changes a cell: where it has a retention, 1/f noise or telegraph noise."""
+        return any(part is not None for part in (self.retention, self.flicker, self.telegraph))
+
     def drift(self, programmed: ProgrammedCells, seconds: float, key: Key) -> Tensor:
         """Return the conductances, siemens, `seconds` after programming, with the noise that persists as it stands then."""
         checked_seconds(seconds)

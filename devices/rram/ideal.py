@@ -27,6 +27,11 @@ class IdealCell(ResistiveCell):
         """Return None: reads are exact."""
         return
 
+    @property
+    def ages(self) -> bool:
+        """Whether time changes a cell: no."""
+        return False
+
     def drift(self, programmed: ProgrammedCells, seconds: float, key: Key) -> Tensor:
         """Return the programmed conductance at any time."""
         return programmed.conductance

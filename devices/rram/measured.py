@@ -106,6 +106,11 @@ class MeasuredCell(ResistiveCell):
         """Return the standard deviation of one read, siemens, or None where it is not known apart from the measurements."""
         return None if self.read_noise is None else self.read_noise.sigma(conductance)
 
+    @property
+    def ages(self) -> bool:
+        """Whether time changes a cell: where it was measured at several times, or its law says so."""
+        return len(self.times_seconds) > 1 if self.law is None else self.law.ages
+
     def drift(self, programmed: ProgrammedCells, seconds: float, key: Key) -> Tensor:
         """Return the conductances, siemens, `seconds` after programming."""
         if self.law is not None:

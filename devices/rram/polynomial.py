@@ -67,6 +67,11 @@ class PolynomialCell(ResistiveCell):
         """Return the standard deviation of one read, siemens, or None where the cell's reads are exact."""
         return None if not self.read_noise_fraction else self.read_noise_fraction * conductance
 
+    @property
+    def ages(self) -> bool:
+        """Whether time changes a cell: no, as no drift was published for cells of this kind."""
+        return False
+
     def drift(self, programmed: ProgrammedCells, seconds: float, key: Key) -> Tensor:
         """Return the programmed conductance: no drift was published for cells of this kind."""
         return programmed.conductance

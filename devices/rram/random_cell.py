@@ -42,6 +42,11 @@ class RandomCell(ResistiveCell):
         """Return the standard deviation of one read, siemens, or None where reads are exact."""
         return None if self.read_noise is None else self.read_noise.sigma(conductance)
 
+    @property
+    def ages(self) -> bool:
+        """Whether time changes a cell: no, as no drift was published for cells of this kind."""
+        return False
+
     def drift(self, programmed: ProgrammedCells, seconds: float, key: Key) -> Tensor:
         """Return the programmed conductance: no drift was published for cells of this kind."""
         return programmed.conductance

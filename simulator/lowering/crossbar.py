@@ -59,7 +59,7 @@ class CrossbarLayer(HardwareLayer):
         self.hear: Hear | None = None
         self._programming_seed = seed
         self._mark: WeightMark | None = None
-        self._loaded_current = False
+        self._loaded_mark: Tensor | None = None
         self._arrays: Reading | None = None
         self.sharing = False
         self._shared: SharedMapping | None = None
@@ -141,6 +141,11 @@ class CrossbarLayer(HardwareLayer):
     def programming_key(self, seed: int, trial: int) -> Key:
         """Return the stream that programming an instance draws from."""
         return Key.of(seed=seed, trial=trial, layer=self.name, purpose="program")
+
+    @property
+    def ages(self) -> bool:
+        """Whether time since programming changes what is read: as its cells say."""
+        return self.design.cell.ages
 
     def age(self, seconds: float) -> None:
         """Recompute the conductances for a time further from programming."""
@@ -392,7 +397,7 @@ class CrossbarLayer(HardwareLayer):
             "treatment": None if self.treatment is None else self.treatment.state(),
             "remapping": None if self.remapping is None else self.remapping.state(),
             "order": self.order,
-            "current": self._masters_are_current(),
+            "mark": self._mark.elements if self._mark is not None and self._masters_are_current() else None,
             "programming_seed": self._programming_seed,
             "trial": self.trial,
             "age": str(self._age),
@@ -428,13 +433,13 @@ class CrossbarLayer(HardwareLayer):
         self.reads, self.training_reads = state["reads"], state["training_reads"]
         self.input_range, self.output_ranges = state["input_range"], state["output_ranges"]
         self.ranges = tuple(ConverterRange(**one) for one in state["ranges"])
-        self._loaded_current = bool(state["current"])
+        self._loaded_mark = state["mark"]
         self._arrays = None
         self.settle()
 
     def settle(self) -> None:
-        """Take the master weights as they are now for those that a state just loaded was programmed from."""
-        self._mark = WeightMark.of(self.weight) if self._loaded_current else None
+        """Look whether the master weights of a state just loaded are those that it was programmed from."""
+        self._mark = WeightMark.stored(self.weight, self._loaded_mark)
 
     def _masters_are_current(self) -> bool:
         return self.cells is not None and self._mark is not None and self._mark.holds(self.weight)

@@ -60,7 +60,7 @@ class IntegerLayer(HardwareLayer):
         self.signed = False
         self._programming_seed = seed
         self._mark: WeightMark | None = None
-        self._loaded_current = False
+        self._loaded_mark: Tensor | None = None
         self._programmed = False
         self._observer = RangeObserver()
         self._lowest = 0.0
@@ -94,6 +94,11 @@ class IntegerLayer(HardwareLayer):
         self._programming_seed, self.trial, self.seconds, self.reads = seed, trial, 0.0, 0
         self._programmed, self._mark = True, WeightMark.of(self.weight)
         self.forget()
+
+    @property
+    def ages(self) -> bool:
+        """Whether time since programming changes what is read: no."""
+        return False
 
     def age(self, seconds: float) -> None:
         """Let time pass: a memory of digital levels keeps its weights."""
@@ -193,7 +198,7 @@ class IntegerLayer(HardwareLayer):
         """Return everything but the parameters: the instance is drawn again from its seed and trial."""
         return {
             "programmed": self._programmed,
-            "current": self._masters_are_current(),
+            "mark": self._mark.elements if self._mark is not None and self._masters_are_current() else None,
             "programming_seed": self._programming_seed,
             "trial": self.trial,
             "seconds": self.seconds,
@@ -213,7 +218,7 @@ class IntegerLayer(HardwareLayer):
                 "compile the model onto that design"
             )
         self.ranges = tuple(ConverterRange(**one) for one in state["ranges"])
-        self._programmed, self._loaded_current = bool(state["programmed"]), bool(state["current"])
+        self._programmed, self._loaded_mark = bool(state["programmed"]), state["mark"]
         self._programming_seed, self.trial, self.seconds = state["programming_seed"], state["trial"], state["seconds"]
         self.reads, self.training_reads = state["reads"], state["training_reads"]
         self.input_step, self.signed = state["input_step"], state["signed"]
@@ -221,8 +226,8 @@ class IntegerLayer(HardwareLayer):
         self.settle()
 
     def settle(self) -> None:
-        """Take the master weights as they are now for those that a state just loaded was programmed from."""
-        self._mark = WeightMark.of(self.weight) if self._loaded_current else None
+        """Look whether the master weights of a state just loaded are those that it was programmed from."""
+        self._mark = WeightMark.stored(self.weight, self._loaded_mark)
 
     def _masters_are_current(self) -> bool:
         return self._programmed and self._mark is not None and self._mark.holds(self.weight)
