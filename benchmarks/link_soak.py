@@ -17,10 +17,13 @@ from benchmarks.timing import save
 from devices import RemoteChip
 from simulator.link.client import Connection
 from simulator.link.messages import Frame, Message, MessageError, decode, encode
+from simulator.link.shared_memory import SharedMemory
 from simulator.progress import track
 
 COMMAND = "inloop bench link_soak"
 READS, MESSAGES = 1_000_000, 100_000
+LONG_EVERY, LONG_BATCH = 10, 64
+"""Every tenth read has a batch whose voltages and currents pass by shared memory."""
 CHECKS = 20
 """How often memory and open files are looked at; the first fifth warms up."""
 
@@ -35,7 +38,7 @@ def main() -> None:
 
 def _soak(reads: int) -> list[tuple[str, float, str]]:
     """Read one tile again and again, and say how memory and open files grew on both sides."""
-    volts = np.full((1, 256), 0.1, np.float32)
+    short, long = (np.full((batch, 256), 0.1, np.float32) for batch in (1, LONG_BATCH))
     targets = np.full((256, 256), 2e-5, np.float32)
     looks: list[tuple[int, int, int, int]] = []
     with served() as (address, process):
@@ -43,7 +46,7 @@ def _soak(reads: int) -> list[tuple[str, float, str]]:
         connection.request("program_cells", {"tile": 0, "seed": 0, "trial": 0}, {"targets": targets})
         started = time.perf_counter()
         for read in track(range(reads), reads, "reads"):
-            connection.request("read_cells", {"tile": 0, "read": read}, {"volts": volts})
+            connection.request("read_cells", {"tile": 0, "read": read}, {"volts": short if read % LONG_EVERY else long})
             if read % max(1, reads // CHECKS) == 0:
                 looks.append((*_watched(os.getpid()), *_watched(process)))
         seconds = time.perf_counter() - started
@@ -74,12 +77,18 @@ def _fuzz(messages: int) -> list[tuple[str, float, str]]:
         encode(Message("read_cells", bytes(16), 7, 6, {"tile": 0, "read": 1}, {"volts": np.ones((2, 4), np.float32)})),
         encode(Message("program_layer", bytes(16), 1, 0, {"layer": "1:head", "seed": 3, "trial": 0})),
     ]
+    memory = SharedMemory.make() if SharedMemory.is_supported() else None
+    if memory is not None:  # a header that says where its array lies
+        client = SharedMemory.attach(**memory.place)
+        base.append(
+            encode(Message("read_cells", bytes(16), 7, 6, {"tile": 0, "read": 1}, {"volts": np.ones((64, 256), np.float32)}), client)
+        )
     whole = [[bytes(frame) for frame in frames] for frames in base]
     refused, grown = 0, _watched(os.getpid())[0]
     for _ in track(range(messages), messages, "messages"):
-        frames = _damaged(generator, whole[generator.integers(2)])
+        frames = _damaged(generator, whole[generator.integers(len(whole))])
         try:
-            decode(frames)
+            decode(frames, memory_of=lambda session: memory)
         except MessageError:
             refused += 1
         else:

@@ -25,6 +25,9 @@ class RemoteChip(Hardware):
         A connection that is gone for so long is an error; before that it is taken up again.
     record
         File to which every request and answer is written.
+    shared_memory
+        Whether long arrays pass through memory that both processes share, where the chip is served on this machine by the same user and
+        without keys; False sends all over the socket. The numbers are the same.
 
     Examples
     --------
@@ -37,6 +40,7 @@ class RemoteChip(Hardware):
     timeout_seconds: float = Field(default=60.0, gt=0)
     reconnect_seconds: float = Field(default=3.0, gt=0)
     record: str | None = None
+    shared_memory: bool = True
 
     def ideal(self) -> NoReturn:
         """Refuse: what is elsewhere cannot be made ideal from here."""

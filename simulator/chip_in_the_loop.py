@@ -49,7 +49,8 @@ def fine_tune_progressively(
     The first layer that the model calls is programmed and stays as it is; the others, still in float, are trained with the chip's
     own outputs as their inputs; then the second is programmed, and so on. Errors of programming, faults and converters of each
     layer are so learned by those behind it. Biases are digital and go on learning after their layer is programmed. It is the chip-in-the-
-    loop progressive fine-tuning of wan2022compute in the bibliography, and works alike on a chip in this process and elsewhere.
+    loop progressive fine-tuning of wan2022compute in the bibliography, and works on a chip in this process and elsewhere; gradients pass
+    the programmed layers by their model, which elsewhere is the masters, so the two learn alike but not the same bits.
 
     Parameters
     ----------
@@ -88,6 +89,8 @@ def fine_tune_progressively(
     >>> tuning.order, len(tuning.losses)
     (('0', '2'), 1)
     """
+    if not isinstance(chip, Chip):
+        raise ValueError(f"Argument `chip` must be a compiled chip, but got {type(chip).__name__}; compile the model first")
     order = _call_order(chip, loader)
     layers = chip.layers
     trained = {name: parameter.requires_grad for name, parameter in chip.named_parameters()}

@@ -20,6 +20,9 @@ from simulator.lowering.remote import RemoteLayer
 from simulator.progress import track
 from simulator.training import Loss
 
+_MOST = 2**53
+"""Largest count that every number on the way holds exactly."""
+
 
 @dataclass(frozen=True)
 class PulseTraining:
@@ -55,10 +58,12 @@ def train_with_pulses(
 ) -> PulseTraining:
     """Train the cells of one programmed instance where they are: no cell is programmed anew, each is moved by pulses.
 
-    Outputs and gradients come from the programmed instance. What plain stochastic gradient descent would change is added up digitally
-    for each weight, and sent as whole pulses as soon as it is worth one, so that a change smaller than a pulse is kept and not lost;
-    this is the mixed-precision scheme of nandakumar2020mixed in the bibliography. Biases are digital and follow the gradient at once.
-    The law of a pulse, with its nonlinearity, asymmetry, saturation and noise, is the cell's `pulse_law`; faults do not move.
+    Outputs come from the programmed instance, and so do gradients in this process. What a served chip's cells became is not known
+    here: gradients are then those of its model, the masters and what the pulses since should have changed. What plain stochastic
+    gradient descent would change is added up digitally for each weight, and sent as whole pulses as soon as it is worth one, so that a
+    change smaller than a pulse is kept and not lost; this is the mixed-precision scheme of nandakumar2020mixed in the bibliography.
+    Biases are digital and follow the gradient at once. The law of a pulse, with its nonlinearity, asymmetry, saturation and noise, is
+    the cell's `pulse_law`; faults do not move.
 
     Parameters
     ----------
@@ -68,9 +73,10 @@ def train_with_pulses(
     loader
         Batches of inputs and targets.
     epochs
-        How often the data is gone through.
+        How often the data is gone through; a loader with a method ``set_epoch`` is told the epoch.
     pulses
-        Most pulses in all; None sets no limit. Where a step would take more than are left, the largest changes go first.
+        Most pulses in all, up to 2**53; None sets no limit. In one step a cell gets no more than cross its range. Where a step would
+        take more than are left, the largest changes go first.
     learning_rate
         Of the descent.
     seed, trial
@@ -91,7 +97,7 @@ def train_with_pulses(
     ------
     ValueError
         Where an argument is out of range, a layer's weights lie in slices or on hardware without pulses, a cell has no `pulse_law`, or
-        the loss stops being finite.
+        the loss or a gradient stops being finite.
 
     Examples
     --------
@@ -106,8 +112,8 @@ def train_with_pulses(
     (True, True)
     """
     for name, value in (("epochs", epochs), *(() if pulses is None else (("pulses", pulses),))):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"Argument `{name}` must be an integer of at least 1, but got {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
+            raise ValueError(f"Argument `{name}` must be an integer from 1 to 2**53, but got {value!r}")
     if not (isinstance(learning_rate, int | float) and 0 < learning_rate < math.inf):
         raise ValueError(f"Argument `learning_rate` must be positive and finite, but got {learning_rate!r}")
     layers = chip.layers
@@ -124,8 +130,9 @@ def train_with_pulses(
     chip.eval()
     with one_thread():
         chip.program(seed, trial)
-        for _ in track(range(epochs), epochs, "epochs", progress):
+        for epoch in track(range(epochs), epochs, "epochs", progress):
             total, samples = 0.0, 0
+            data.set_epoch(epoch)
             for batch in _batches(data, next(iter(weights.values())).device):
                 step += 1
                 value = loss(chip(*batch.inputs, **batch.keywords), batch.targets)
@@ -142,6 +149,11 @@ def train_with_pulses(
                         if gradient is None:
                             continue
                         owed[name] -= learning_rate * gradient
+                        if not bool(owed[name].isfinite().all()):
+                            raise ValueError(
+                                f"Argument `learning_rate` must keep every change finite, but with {learning_rate} one of layer "
+                                f"`{name}` is not; lower it"
+                            )
                         left = None if pulses is None else pulses - sum(sent.values())
                         spent, owed[name] = nudge(layer, owed[name], left, step)
                         sent[name] += spent
@@ -234,7 +246,13 @@ def _(layer: CrossbarLayer, change: Tensor, most: int | None, step: int) -> tupl
     # A pair's conducting cell carries the change; the other one takes over when a weight changes its sign.
     plus_carries = cells[:, 0] - cells[:, 1] + wanted >= 0
     for_cells = torch.stack([torch.where(plus_carries, wanted, 0.0), torch.where(plus_carries, 0.0, -wanted)], dim=1)
-    pulses = torch.where(for_cells > 0, for_cells / steps[0], for_cells / steps[1]).trunc().to(torch.int32)
+    # More pulses than cross the range would find the cell at its end; what is left is still owed.
+    pulses = torch.where(
+        for_cells > 0,
+        (for_cells / steps[0]).clamp(max=law.potentiation_pulses),
+        (for_cells / steps[1]).clamp(min=-law.depression_pulses),
+    )
+    pulses = pulses.trunc().to(torch.int32)
     if most is not None and int(pulses.abs().sum()) > most:
         pulses = _largest(pulses, most)
     layer.pulse(pulses, step)

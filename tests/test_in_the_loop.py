@@ -1,5 +1,7 @@
 """Training with a chip in the loop: layer by layer, and by pulses, on chips in this process and elsewhere."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from simulator.data import Batches
 from simulator.hardware import Mode
 from simulator.link.addresses import LinkError
 from simulator.link.client import disconnect
+from simulator.pulse_training import nudge
 from tests.link_devices import chip_at
 
 generator = torch.Generator().manual_seed(0)
@@ -144,8 +147,6 @@ def test_pulses_reach_a_chip_elsewhere_with_the_same_bits() -> None:
         remote = chip_at(server.address)
         there = sim.compile(single(), remote, example_inputs=X)
         change = torch.linspace(-0.3, 0.3, 24).reshape(3, 8)
-        from simulator.pulse_training import nudge
-
         results = []
         for chip in (here.program(seed=2), there.program(seed=2)):
             spent, left = nudge(chip.layers["model"], change, 500, 1)
@@ -154,6 +155,49 @@ def test_pulses_reach_a_chip_elsewhere_with_the_same_bits() -> None:
         assert results[0][0] == results[1][0]
         assert torch.equal(results[0][1], results[1][1]) and torch.equal(results[0][2], results[1][2])
         disconnect(remote)
+
+
+def test_gradients_of_a_chip_elsewhere_follow_the_pulses(tmp_path: Path) -> None:
+    """Cells without noise that pulses move exactly: the model that gradients come from is then what the cells hold."""
+    here = sim.compile(single(), PULSED, example_inputs=X).program(seed=0)
+    with sim.serve(PULSED, "tcp://127.0.0.1:0", block=False) as server:
+        remote = chip_at(server.address)
+        there = sim.compile(single(), remote, example_inputs=X).program(seed=0)
+        for step in (1, 2):
+            found = []
+            for chip in (here, there):
+                nudge(chip.layers["model"], -0.2 * single().weight.detach(), None, step)  # away from the ends of the range
+                x = X.clone().requires_grad_()
+                found.append(torch.autograd.grad(chip(x).square().sum(), x)[0])
+            assert torch.allclose(*found, rtol=1e-4, atol=1e-5)
+        torch.save(there.state_dict(), tmp_path / "there.pt")
+        again = sim.compile(single(), remote, example_inputs=X)
+        again.load_state_dict(torch.load(tmp_path / "there.pt"))
+        x = X.clone().requires_grad_()
+        assert torch.allclose(torch.autograd.grad(again(x).square().sum(), x)[0], found[1])
+        disconnect(remote)
+
+
+@pytest.mark.parametrize("rate", [1e6, 1e12, 1e30])
+def test_however_large_the_rate_no_count_overflows(rate: float) -> None:
+    chip = sim.compile(single(), PULSED, example_inputs=X)
+    training = sim.train_with_pulses(chip, [(X, Y)], epochs=1, learning_rate=rate)
+    assert 0 < training.pulses["model"] <= 2 * 24 * 200  # no cell gets more than cross its range
+    bounded = sim.train_with_pulses(chip, [(X, Y)], epochs=3, learning_rate=rate, pulses=50)
+    assert bounded.exhausted and sum(bounded.pulses.values()) == 50
+
+
+def test_a_loader_that_was_used_before_gives_the_same_training() -> None:
+    loader = Batches(X, Y, 16, seed=0)
+
+    def train() -> sim.PulseTraining:
+        return sim.train_with_pulses(sim.compile(single(), PULSED, example_inputs=X), loader, epochs=2)
+
+    first = train()
+    assert loader.epoch == 0
+    list(loader)
+    assert train() == first and loader.epoch == 1
+    assert sim.train_with_pulses(sim.compile(single(), PULSED, example_inputs=X), [(X, Y)], epochs=2) != first
 
 
 def test_hardware_that_pulses_cannot_move_is_refused() -> None:
@@ -173,7 +217,9 @@ def test_hardware_that_pulses_cannot_move_is_refused() -> None:
         disconnect(remote)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"epochs": 1, "pulses": 0}, {"epochs": 1, "learning_rate": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"epochs": 1, "pulses": 0}, {"epochs": 1, "pulses": 10**30}, {"epochs": 1, "learning_rate": -1.0}]
+)
 def test_arguments_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Argument `"):
         sim.train_with_pulses(sim.compile(single(), PULSED, example_inputs=X), [(X, Y)], **wrong)  # type: ignore[arg-type]

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from simulator.link.addresses import LinkError
-from simulator.link.client import Connection, Wire
+from simulator.link.client import Connection
 from simulator.link.server import Server
+from simulator.link.wire import Wire
 from tests.link_cable import Cable
 from tests.link_devices import CountingCells, HastyClock, chip_at
 from tests.link_proxy import Frames, Proxy, Tamper, honest
@@ -47,7 +48,7 @@ def through(tamper: Tamper = honest, **fields: float) -> Iterator[tuple[Connecti
 def clock(monkeypatch: pytest.MonkeyPatch) -> HastyClock:
     """The clock by which clients wait."""
     found = HastyClock()
-    monkeypatch.setattr("simulator.link.client.time", found)
+    monkeypatch.setattr("simulator.link.wire.time", found)
     return found
 
 
@@ -98,7 +99,7 @@ def test_a_copy_that_arrives_long_after_its_answer_is_not_done_again() -> None:
 
 
 def test_a_request_that_was_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulator.link.client.RESEND_SECONDS", 0.2)
+    monkeypatch.setattr("simulator.link.wire.RESEND_SECONDS", 0.2)
 
     def tamper(which: str, count: int, frames: Frames) -> list[Frames]:
         return [] if which == "request" and count in (1, 3) else [frames]
@@ -109,7 +110,7 @@ def test_a_request_that_was_lost_is_sent_again(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_lost_answer_does_not_have_the_chip_programmed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulator.link.client.RESEND_SECONDS", 0.2)
+    monkeypatch.setattr("simulator.link.wire.RESEND_SECONDS", 0.2)
 
     def tamper(which: str, count: int, frames: Frames) -> list[Frames]:
         return [] if which == "answer" and count == 1 else [frames]
@@ -193,7 +194,8 @@ def test_a_server_that_is_killed_at_work_is_an_error_in_the_stated_time(kind: st
         killer.start()
         with pytest.raises(LinkError, match="went away, and could not be reached for 100 s"):
             if kind == "read_cells":
-                connection.request(kind, {"tile": 0, "read": 1}, {"volts": VOLTS})
+                volts = np.zeros((4096, 4), np.float32)  # long enough to lie in shared memory when the server goes
+                connection.request(kind, {"tile": 0, "read": 1}, {"volts": volts})
             else:
                 connection.request(kind, {"tile": 0, "seed": 0, "trial": 0}, {"targets": TARGETS})
         killer.join()

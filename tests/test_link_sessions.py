@@ -15,11 +15,12 @@ from torch import nn
 import simulator as sim
 from devices import RemoteChip, RRAMCrossbar
 from simulator.link.addresses import LinkError, process_holder
-from simulator.link.client import Connection, Wire, disconnect
+from simulator.link.client import Connection, disconnect
 from simulator.link.device import Floats
 from simulator.link.server import Server
 from simulator.link.serving import _terminated_as_interrupted
 from simulator.link.simulated import SimulatedDevice
+from simulator.link.wire import Wire
 from tests.link_cable import Cable
 from tests.link_devices import Clock, CountingCells, HastyClock, chip_at
 
@@ -105,7 +106,7 @@ def test_a_worker_shares_the_lease_of_the_process_that_started_it() -> None:
 
 def test_a_client_whose_request_timed_out_is_not_kept_out_by_its_own_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = HastyClock()
-    monkeypatch.setattr("simulator.link.client.time", clock)
+    monkeypatch.setattr("simulator.link.wire.time", clock)
 
     class HastenedCells(HeldCells):
         def read_cells(self, tile: int, volts: Floats, read: int) -> Floats:
@@ -283,7 +284,7 @@ def test_what_is_no_chip_elsewhere_is_refused_by_disconnect(chip: object) -> Non
         sim.disconnect(chip)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:99999", "tcp://127.0.0.1:*"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:99999", "tcp://127.0.0.1:*", "tcp://127.0.0.1:0"])
 def test_an_address_that_cannot_be_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="`address` must"):
         Connection(RemoteChip(address=address)).describe()

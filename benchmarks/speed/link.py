@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,12 @@ from torch import nn
 import simulator as sim
 from benchmarks.timing import save
 from devices import RemoteChip, RRAMCrossbar
-from simulator.link.client import Connection, Wire, disconnect
+from simulator.link.client import Connection, disconnect
+from simulator.link.wire import Wire
 
 COMMAND = "inloop bench speed/link"
 PRESET = "wan_nature_2022"
-REPETITIONS = 200
+REPETITIONS, BLOCKS = 200, 8
 THROUGHPUT_BYTES = 16 << 20
 
 
@@ -64,24 +66,30 @@ def measure() -> pd.DataFrame:
     layer = nn.Linear(512, 512, bias=False)
     rows: list[tuple[str, float, str, float | None]] = []
     with served() as (address, process), torch.no_grad():
-        remote = RemoteChip(address=address)
-        name = "with read noise"
+        remote, by_socket = (RemoteChip(address=address, shared_memory=shared) for shared in (True, False))
         here = sim.compile(layer, RRAMCrossbar.preset(PRESET), example_inputs=x).program(seed=0)
-        there = sim.compile(layer, remote, example_inputs=x).program(seed=0)
-        ratios, near, far, alone = [], [], [], 0.0
-        here(x), there(x)
-        busy = _processor_seconds(process)
+        ways = [sim.compile(layer, one, example_inputs=x).program(seed=0) for one in (remote, by_socket)]
+        chips = {"here": here, "there": ways[0], "there, arrays through the socket": ways[1]}
+        seconds: dict[str, list[float]] = {name: [] for name in chips}
+        spent = dict.fromkeys(chips, 0.0)
+        ratios: dict[str, list[float]] = {name: [] for name in chips}
+        for chip in chips.values():
+            chip(x)
+        for _ in range(BLOCKS):
+            for name, chip in chips.items():
+                before = _processor_seconds(process)
+                seconds[name] += [clock(partial(chip, x)) for _ in range(REPETITIONS // BLOCKS)]
+                spent[name] += _processor_seconds(process) - before
         for _ in range(REPETITIONS):
-            start = time.process_time()
-            near.append(clock(lambda: here(x)))
-            alone += time.process_time() - start
-            far.append(clock(lambda: there(x)))
-            ratios.append(far[-1] / near[-1])
-        rows.append((f"read 512x512, batch 256, {name}: here", statistics.median(near) * 1e3, "ms", None))
-        rows.append((f"read 512x512, batch 256, {name}: there", statistics.median(far) * 1e3, "ms", None))
-        rows.append(("remote over in-process read, clock, median of pairs", statistics.median(ratios), "", 1.5))
-        both = _processor_seconds(process) - busy
-        rows.append(("remote over in-process read, processor time of both sides", both / alone - 1, "", None))
+            for name, chip in chips.items():
+                first = clock(partial(here, x))
+                ratios[name].append(clock(partial(chip, x)) / first)
+        for name in chips:
+            rows.append((f"read 512x512, batch 256, with read noise: {name}", statistics.median(seconds[name]) * 1e3, "ms", None))
+        for name, bar in (("there", 1.5), ("there, arrays through the socket", None)):
+            rows.append((f"remote over in-process read, clock, median of pairs: {name}", statistics.median(ratios[name]), "", bar))
+            rows.append((f"remote over in-process read, processor time of both sides: {name}", spent[name] / spent["here"], "", None))
+        disconnect(by_socket)
         disconnect(remote)
         connection = Connection(remote)
         connection.request("ping")
@@ -95,8 +103,8 @@ def measure() -> pd.DataFrame:
 def _throughput(remote: RemoteChip) -> float:
     """Return megabytes a second, each way counted, with four messages under way."""
     wire = Wire(remote)
-    wire.exchange("ping", {}, {})
     payload = {"numbers": np.arange(THROUGHPUT_BYTES // 8, dtype=np.int64)}
+    wire.exchange("ping", {}, payload)
     count, under_way = 40, 4
     start = time.perf_counter()
     numbers = [wire.submit("ping", {}, payload) for _ in range(under_way)]

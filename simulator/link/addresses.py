@@ -67,6 +67,8 @@ def check_address(address: str, keys: Path | None) -> None:
     Traceback (most recent call last):
     ValueError: Argument `address` must be on this machine unless there are keys, but got 'tcp://0.0.0.0:5555'; ...
     """
+    if not isinstance(address, str):
+        raise ValueError(f"Argument `address` must be tcp://HOST:PORT or ipc://PATH, but got {address!r}")
     local = _LOOPBACK.match(address) or re.match(r"(ipc|inproc)://.+", address)
     if not local and not _TCP.match(address):
         raise ValueError(f"Argument `address` must be tcp://HOST:PORT or ipc://PATH, but got {address!r}")

@@ -16,6 +16,8 @@ from simulator.link.device import Cells, Description, Device, DeviceError, Float
 
 DEFAULT_VOLTS = 0.2
 """Read voltage where a crossbar's design states none: a choice, which no result in siemens depends on."""
+ROUNDING = 2.0**-20
+"""Of targets that travel in single precision, relative."""
 
 
 class CellArray(Device):
@@ -73,8 +75,12 @@ class CellArray(Device):
         """Program a tile; the seed names the fabricated instance, the trial one programming of it."""
         shape = (self.design.rows, self.design.columns)
         values = torch.from_numpy(np.array(targets, dtype=np.float32))
-        if tuple(values.shape) != shape or not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
-            raise DeviceError(f"the targets of tile {tile} must be of shape {shape}, finite and at least 0 siemens, but are not")
+        if tuple(values.shape) != shape or not bool(torch.isfinite(values).all()):
+            raise DeviceError(f"the targets of tile {tile} must be finite, of shape {shape}, but are not: {tuple(values.shape)}")
+        low, high = self.design.cell.g_min_siemens, self.design.cell.g_max_siemens
+        least, most = float(values.min()), float(values.max())
+        if least < low * (1 - ROUNDING) or most > high * (1 + ROUNDING):
+            raise DeviceError(f"the targets of tile {tile} must be from {low:.6g} to {high:.6g} S, but go from {least:.6g} to {most:.6g} S")
         key = Key.of(seed=seed, tile=self._tile(tile), purpose="bare cells").at(trial)
         with one_thread():
             self._cells[tile] = (self.design.cell.program(values, key.fold("program")), key)

@@ -19,6 +19,8 @@ CLEAR = 5.0
 """A reading is fit for a logarithm where it is so many of its standard errors above zero."""
 LOWEST = 0.005
 """Share of a level's cells that may lie lower than a law can take: they are left out."""
+STEPS, CONVERGED = 30, 1e-4
+"""Most steps to the likeliest spreads, and the last one's length relative to them."""
 WORTH = 0.0027
 """How seldom cells that stand still may be said to drift: three standard deviations."""
 
@@ -132,13 +134,18 @@ def changes(aging: Aging, kind: Kind) -> Changes | None:
     of zero, and its mean is freed of what the scatter of the reads adds to it, to first order.
     """
     changed, noise = [], []
+    top = aging.readings[:, aging.level == aging.level.max()]
+    shift = float((top[1:] - top[0]).std(axis=1).max())
     for level in np.unique(aging.level):
         here = aging.level == level
         readings, variance = aging.readings[:, here], aging.noise[:, here]
-        fit = _fit(kind, readings, variance)
-        if (~fit).mean() > LOWEST and not (kind == "log" and level == aging.level.max()):
-            continue
-        if kind == "power":
+        if kind == "log":
+            if level != aging.level.max() and not _stands_clear(readings, shift):
+                continue
+        else:
+            fit = _positive(readings, variance)
+            if (~fit).mean() > LOWEST:
+                continue
             readings, variance = readings[:, fit], variance[:, fit] / readings[:, fit] ** 2
             readings = np.log(readings) + variance.mean(1, keepdims=True) / 2
         changed.append((readings[1:] - readings[0]).T)
@@ -147,28 +154,36 @@ def changes(aging: Aging, kind: Kind) -> Changes | None:
     return Changes(kind, changed, noise, ROUNDING * scale) if changed else None
 
 
-def _fit(kind: Kind, readings: Array, variance: Array) -> npt.NDArray[np.bool_]:
-    """Return which cells of a level a law can be found from: far enough from zero for a logarithm, or for no shift to end there."""
-    if kind == "power":
-        error = np.sqrt(variance.mean(1, keepdims=True))
-        return np.asarray((readings > CLEAR * error).all(0) & (readings > 0).all(0))
-    return np.asarray((readings > 3 * (readings[1:] - readings[0]).std(axis=1).max()).all(0))
+def _positive(readings: Array, variance: Array) -> npt.NDArray[np.bool_]:
+    """Return which cells of a level stand far enough from zero for a logarithm."""
+    error = np.sqrt(variance.mean(1, keepdims=True))
+    return np.asarray((readings > CLEAR * error).all(0) & (readings > 0).all(0))
+
+
+def _stands_clear(readings: Array, shift: float) -> bool:
+    """Return whether a level lies so high that shifts do not end at zero, but for its lowest cells.
+
+    Shifts are those of the highest level, which is always taken: a level that had to be narrow itself to be taken would tell of too
+    little spread.
+    """
+    lowest = readings.mean(1).min() - stats.norm.isf(LOWEST) * np.hypot(readings[0].std(), shift)
+    return bool(lowest > 3 * shift)
 
 
 def moments(of: Changes) -> Moments:
     """Return the moments of the changes."""
-    return _moments(of, [np.ones((1, len(one))) for one in of.changed])[0]
+    return _moments(of, [np.ones((1, len(one))) for one in of.changed], drawn=0)[0]
 
 
 def resampled(of: Changes, count: int, generator: np.random.Generator) -> list[Moments]:
     """Return the moments of bootstrap resamples: each level's cells drawn with replacement, each mean off by its rounding."""
     weights = [generator.multinomial(len(one), np.full(len(one), 1 / len(one)), size=count).astype(np.float64) for one in of.changed]
-    found = _moments(of, weights)
+    found = _moments(of, weights, drawn=1)
     return [replace(one, mean=one.mean + of.rounding * generator.standard_normal(one.mean.shape)) for one in found]
 
 
-def _moments(of: Changes, weights: list[Array]) -> list[Moments]:
-    """Return the moments for each row of counts of the cells."""
+def _moments(of: Changes, weights: list[Array], drawn: int) -> list[Moments]:
+    """Return the moments for each row of counts of the cells; cells drawn from cells scatter about these, and so by one part less."""
     means, covariances, noises = [], [], []
     unit = of.rounding**2 * np.eye(of.changed[0].shape[1])
     for count, change, variance in zip(weights, of.changed, of.noise, strict=True):
@@ -180,7 +195,7 @@ def _moments(of: Changes, weights: list[Array]) -> list[Moments]:
         square = (count @ products).reshape(-1, *unit.shape) - number * mean[:, :, None] * mean[:, None, :]
         of_reads = count @ variance / number
         means.append(center + mean)
-        covariances.append(square / (number - 1) + number * unit)  # rounding need not average out
+        covariances.append(square / (number - 1 - drawn) + number * unit)  # rounding need not average out
         noises.append(of_reads[:, :1, None] + of_reads[:, 1:, None] * np.eye(len(unit)) + (number + 1) * unit)
     cells = np.array([float(len(one)) for one in of.changed])
     stacked = (np.stack(one, axis=1) for one in (means, covariances, noises))
@@ -291,6 +306,31 @@ def _spreads(along: Array, of: Moments) -> tuple[float, float, Array]:
         # Each cell keeps its place: the standard deviation, not the variance, is a line in ln t.
         own = of.covariance - of.noise
         deviation = np.sqrt(np.maximum((worth[:, None, None] * own).sum(0).diagonal() / worth.sum(), 0.0))[started]
-        slope, first = np.polyfit(along[started], deviation, 1, w=deviation + 1e-3 * deviation.max() + 1e-30)
-        jump, spread = (float(first), max(0.0, float(slope))) if first > 0 else (0.0, spread)
+        slope, first = np.polyfit(along[started], deviation, 1)
+        if first > 0:
+            jump, spread = _likeliest_line(along, of, first, max(slope, 1e-3 * first))
     return jump, spread, square + of_noise
+
+
+def _likeliest_line(along: Array, of: Moments, jump: float, spread: float) -> tuple[float, float]:
+    """Return the line in ln t, near a first guess, that the cells' deviations most likely follow, by Fisher's scoring.
+
+    All covariances of the changes count, each by how well it is known under the line itself: counted by how large they came out, early
+    deviations that chance made large would pull the line up there, and its slope down.
+    """
+    started = along > 0
+    rows = np.stack([np.ones(int(started.sum())), along[started]])
+    seen, noise = (one[:, started][:, :, started] for one in (of.covariance, of.noise))
+    line = np.array([jump, spread])
+    for _ in range(STEPS):
+        deviation = line @ rows
+        expected = np.multiply.outer(deviation, deviation) + noise
+        slopes = np.stack([np.multiply.outer(row, deviation) + np.multiply.outer(deviation, row) for row in rows])
+        within = np.linalg.solve(expected[None], slopes[:, None])
+        off = np.linalg.solve(expected, seen - expected)
+        score = np.einsum("l,plik,lki->p", of.count, within, off)
+        step = np.linalg.solve(np.einsum("l,plik,qlki->pq", of.count, within, within), score)
+        line = np.where(line + step > 0, line + step, line / 2)
+        if np.abs(step).max() < CONVERGED * line.max():
+            break
+    return float(line[0]), float(line[1])

@@ -4,16 +4,21 @@ A message is a list of frames. The first is msgpack of ``[version, checksum, hea
 ``kind``, ``session``, ``number``, ``done``, ``body`` and ``arrays``; every further frame holds the bytes of one array, in the order of
 ``arrays``, which gives each its name, dtype and shape. The checksum is XXH3 of 64 bits over the header and all frames behind it: it
 costs a twentieth of CRC-32, and four of them are on the way of each read.
+
+Where both ends share memory (`simulator.link.shared_memory`), a layout may give an ``offset`` into it, and has no frame. What lies there
+has passed no wire that could damage it, so the checksum is over the header, with its offsets, and the frames that there are.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from simulator.link.shared_memory import SharedMemory
 
 PROTOCOL = 1
 """Version of the protocol: another one is refused."""
@@ -31,11 +36,11 @@ Frame = bytes | memoryview
 
 
 class MessageError(ValueError):
-    """A message that cannot be taken; `code` says why in one word that a program understands."""
+    """A message that cannot be taken; `code` says why in one word that a program understands, `session` and `number` whose it is."""
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, session: bytes = bytes(16), number: int = -1) -> None:
         super().__init__(text)
-        self.code = code
+        self.code, self.session, self.number = code, session, number
 
 
 class _Strict(BaseModel):
@@ -53,11 +58,14 @@ class ArrayLayout(_Strict):
         One of `DTYPES`.
     shape
         Its shape; the product times the item's size is the frame's length.
+    offset
+        Where it lies in the memory that both ends share; None where it has a frame.
     """
 
     name: Annotated[str, Field(max_length=64)]
     dtype: Literal[DTYPES]  # type: ignore[valid-type]
     shape: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 40)]], Field(max_length=8)]
+    offset: Annotated[int, Field(ge=0, lt=1 << 40)] | None = None
 
 
 class Header(_Strict):
@@ -96,7 +104,8 @@ class Message:
     kind, session, number, done, body
         See `Header`.
     arrays
-        Arrays by name, read-only and without a copy where they came over the wire.
+        Arrays by name; read-only and without a copy where they came in frames, in memory of their own where they came through memory that
+        both ends share.
     """
 
     kind: str
@@ -107,8 +116,15 @@ class Message:
     arrays: dict[str, Array] = field(default_factory=dict)
 
 
-def encode(message: Message) -> list[Frame]:
+def encode(message: Message, memory: SharedMemory | None = None) -> list[Frame]:
     """Return a message's frames; arrays are not copied where they are contiguous.
+
+    Parameters
+    ----------
+    message
+        What is to be sent.
+    memory
+        Where long arrays are put that then need no frame, until the message's number is freed there.
 
     Raises
     ------
@@ -123,36 +139,44 @@ def encode(message: Message) -> list[Frame]:
     """
     import msgpack
 
-    layouts, frames = [], []
+    layouts: list[dict[str, Any]] = []
+    frames: list[Frame] = []
     for name, array in message.arrays.items():
-        laid = np.ascontiguousarray(array)
-        if laid.dtype.str not in DTYPES:
-            raise MessageError("malformed", f"array `{name}` must have one of the dtypes {', '.join(DTYPES)}, but got {laid.dtype.str}")
-        layouts.append({"name": name, "dtype": laid.dtype.str, "shape": list(array.shape)})
-        frames.append(laid.reshape(-1).view(np.uint8).data if laid.size else b"")
+        if array.dtype.str not in DTYPES:
+            raise MessageError("malformed", f"array `{name}` must have one of the dtypes {', '.join(DTYPES)}, but got {array.dtype.str}")
+        layouts.append({"name": name, "dtype": array.dtype.str, "shape": list(array.shape)})
+        offset = None if memory is None else memory.put(message.number, array)
+        if offset is not None:
+            layouts[-1]["offset"] = offset
+        else:
+            frames.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b"")
     parts = {"kind": message.kind, "session": message.session, "number": message.number, "done": message.done}
     header = msgpack.packb({**parts, "body": message.body, "arrays": layouts}, use_bin_type=True)
     length = len(header) + sum(map(len, frames))
-    if len(header) > HEADER_BYTES - 64 or length > MESSAGE_BYTES or len(frames) > ARRAYS:
+    if len(header) > HEADER_BYTES - 64 or length > MESSAGE_BYTES or len(layouts) > ARRAYS:
         raise MessageError(
             "too_long",
             f"`{message.kind}` must have at most {MESSAGE_BYTES} bytes, {HEADER_BYTES} of them fields, and {ARRAYS} arrays, "
-            f"but has {length}, {len(header)} and {len(frames)}",
+            f"but has {length}, {len(header)} and {len(layouts)}",
         )
     return [msgpack.packb([PROTOCOL, checksum((header, *frames)), header], use_bin_type=True), *frames]
 
 
-def decode(frames: Sequence[Frame], limit: int = MESSAGE_BYTES) -> Message:
+def decode(
+    frames: Sequence[Frame], limit: int = MESSAGE_BYTES, memory_of: Callable[[bytes], SharedMemory | None] = lambda session: None
+) -> Message:
     """Return the message in some frames; every fault of them is a `MessageError`.
 
-    Nothing is allocated beyond the length of the frames that arrived: arrays are views of them.
+    Nothing is allocated beyond the length of the frames that arrived, as arrays are views of them, and of what lies in shared memory.
 
     Parameters
     ----------
     frames
         The header's frame and those of the arrays.
     limit
-        Most bytes of all frames together.
+        Most bytes of all frames and arrays together.
+    memory_of
+        Tells the memory that is shared with a session; by default there is none.
 
     Raises
     ------
@@ -169,25 +193,50 @@ def decode(frames: Sequence[Frame], limit: int = MESSAGE_BYTES) -> Message:
     if length > limit or (frames and len(frames[0]) > HEADER_BYTES):
         raise MessageError("too_long", f"a message must have at most {limit} bytes and a header of {HEADER_BYTES}, but got {length}")
     header = _read_header(frames)
-    count = len(frames) - 1
-    if len(header.arrays) != count:
-        raise MessageError(
-            "malformed", f"a message must have a frame for each of its {len(header.arrays)} arrays, but got {len(frames) - 1}"
-        )
+    count = sum(layout.offset is None for layout in header.arrays)
+    if count != len(frames) - 1:
+        raise MessageError("malformed", f"a message must have a frame for each of its {count} arrays, but got {len(frames) - 1}")
     arrays: dict[str, Array] = {}
-    for layout, frame in zip(header.arrays, frames[1:], strict=True):
-        dtype = np.dtype(layout.dtype)
-        needed = math.prod(layout.shape) * dtype.itemsize
-        if needed != len(frame):
-            raise MessageError(
-                "malformed", f"array `{layout.name}` of {layout.dtype} {layout.shape} must have {needed} bytes, but got {len(frame)}"
-            )
+    left = iter(frames[1:])
+    for layout in header.arrays:
         if layout.name in arrays:
             raise MessageError("malformed", f"array `{layout.name}` must be there once, but is there twice")
-        if layout.dtype == "|b1" and frame and max(frame) > 1:
-            raise MessageError("malformed", f"array `{layout.name}` of truth values must hold 0 and 1 only, but holds others")
-        arrays[layout.name] = np.frombuffer(frame, dtype).reshape(layout.shape)
+        if layout.offset is None:
+            arrays[layout.name] = _framed(layout, next(left))
+            continue
+        length += math.prod(layout.shape) * np.dtype(layout.dtype).itemsize
+        if length > limit:
+            raise MessageError("too_long", f"a message must have at most {limit} bytes, but has {length} with what lies in shared memory")
+        arrays[layout.name] = _shared(layout, layout.offset, header, memory_of(header.session))
     return Message(header.kind, header.session, header.number, header.done, header.body, arrays)
+
+
+def _framed(layout: ArrayLayout, frame: Frame) -> Array:
+    """Return an array that has a frame, as a view of it."""
+    dtype = np.dtype(layout.dtype)
+    needed = math.prod(layout.shape) * dtype.itemsize
+    if needed != len(frame):
+        raise MessageError(
+            "malformed", f"array `{layout.name}` of {layout.dtype} {layout.shape} must have {needed} bytes, but got {len(frame)}"
+        )
+    return _of_truth(layout, np.frombuffer(frame, dtype).reshape(layout.shape))
+
+
+def _shared(layout: ArrayLayout, offset: int, header: Header, memory: SharedMemory | None) -> Array:
+    """Return a copy of an array that lies in shared memory."""
+    if memory is None:
+        text = f"array `{layout.name}` must have a frame, as no memory is shared, but has none; begin a session anew"
+        raise MessageError("no_session", text, header.session, header.number)
+    try:
+        return _of_truth(layout, memory.take(offset, np.dtype(layout.dtype), tuple(layout.shape)))
+    except ValueError as error:
+        raise MessageError("malformed", f"array `{layout.name}` {error}") from None
+
+
+def _of_truth(layout: ArrayLayout, array: Array) -> Array:
+    if layout.dtype == "|b1" and array.size and array.view(np.uint8).max() > 1:
+        raise MessageError("malformed", f"array `{layout.name}` of truth values must hold 0 and 1 only, but holds others")
+    return array
 
 
 def checksum(frames: Sequence[Frame]) -> int:

@@ -4,11 +4,13 @@
 |---|---|---|---|---|
 | ``hello`` | client, holder, replaces | | no | instance, message_bytes |
 | ``goodbye`` | | | no | the same; the session and its layers are forgotten |
+| ``share`` | | | no | a `SharedPlace`; nothing where the server shares no memory |
+| ``shared`` | token | | no | shared: whether that is what lies in the memory, by which long arrays then pass |
 | ``ping`` | | any | no | the same arrays |
 | ``describe`` | | | no | a `Description` |
 | ``status`` | | | no | what the device says of itself, the lease |
 | ``acquire``, ``release`` | | | | the lease |
-| ``open_layer`` | layer, name, kind, operator, note | weight | yes | placement |
+| ``open_layer`` | layer, name, seed, kind, operator, note | weight | yes | placement |
 | ``observe_layer`` | layer, first | inputs | yes | |
 | ``calibrate_layer`` | layer, source | | yes | warnings, ranges |
 | ``program_layer`` | layer, seed, trial | | yes | state |
@@ -28,11 +30,19 @@
 Layers are weights in the unit of the model, which the device maps onto its arrays itself; cells are conductances of one tile, and
 what a laboratory's array offers. A device may offer either or both. A request is done once however often it arrives: the server keeps
 each answer until the client has said, in ``done``, that it got it.
+
+A client in another language opens a ZeroMQ DEALER socket, chooses 16 random bytes as its ``session`` and counts its requests from 0 in
+``number``; frames are those of `simulator.link.messages`, without an empty delimiter before them. The first request is ``hello``. What
+is done comes back as kind ``answer`` with the fields and arrays of the table; what is refused as kind ``error`` with ``code`` and
+``text``, under the request's number, or -1 where none could be read. Codes: ``version``, ``corrupt``, ``malformed``, ``too_long`` and
+``unknown`` of messages that cannot be taken (one that was ``corrupt`` is sent again as it was); ``no_session``, ``too_many`` and
+``reused`` of sessions and numbers; ``lease``; ``not_open``, ``not_programmed`` and ``not_mapped`` of layers; ``input`` and ``device`` of
+what the device itself refuses. ``kind`` of a layer is text for people, as ``Linear``; a layer's handle is the client's own choice.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from simulator.link.messages import Message, MessageError, first_fault
 
@@ -70,6 +80,47 @@ class Nothing(Request):
     """A request without fields."""
 
 
+class Shared(Request):
+    """Say what lies at the place that ``share`` told, to show that it was found; nothing where it was not."""
+
+    token: Annotated[bytes, Field(max_length=64)]
+
+
+class SharedPlace(Request):
+    """Where a server's memory is found by a client on the same machine: what `simulator.link.shared_memory.SharedMemory.attach` takes."""
+
+    process: Annotated[int, Field(ge=1, lt=1 << 31)]
+    descriptor: Annotated[int, Field(ge=0, lt=1 << 31)]
+    name: Name
+
+
+Counts = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=6)]
+
+
+class Operator(Request):
+    """The linear map that weights are in, with torch's words; ``dimensions`` is 0 for a linear layer, which needs nothing else.
+
+    A convolution of so many dimensions has as many ``stride``, ``padding`` and ``dilation``. What zeros cannot express is laid around the
+    input first: ``padding_mode`` and the widths ``border``, last axis first.
+    """
+
+    dimensions: Annotated[int, Field(ge=0, le=3)]
+    stride: Counts = []
+    padding: Counts = []
+    dilation: Counts = []
+    groups: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    padding_mode: Literal["constant", "reflect", "replicate", "circular"] = "constant"
+    border: Counts = []
+
+    @model_validator(mode="after")
+    def _has_a_number_for_each_dimension(self) -> Self:
+        if not len(self.stride) == len(self.padding) == len(self.dilation) == self.dimensions or 0 in self.stride + self.dilation:
+            raise ValueError(f"stride, padding and dilation must have {self.dimensions} numbers each, the first and last above 0")
+        if len(self.border) not in (0, 2 * self.dimensions):
+            raise ValueError(f"border must have {2 * self.dimensions} numbers or none")
+        return self
+
+
 class OpenLayer(Request):
     """Take the weights of a layer, or new weights for one that is open.
 
@@ -80,7 +131,7 @@ class OpenLayer(Request):
     name: Name
     seed: Count
     kind: Annotated[str, Field(max_length=64)]
-    operator: dict[str, Any]
+    operator: Operator
     note: Annotated[str, Field(max_length=1024)] = ""
 
 
@@ -168,6 +219,8 @@ class AgeCells(Request):
 _KINDS: dict[str, tuple[type[Request], tuple[str, ...] | None, bool]] = {
     "hello": (Hello, (), False),
     "goodbye": (Nothing, (), False),
+    "share": (Nothing, (), False),
+    "shared": (Shared, (), False),
     "ping": (Nothing, None, False),
     "describe": (Nothing, (), False),
     "status": (Nothing, (), False),

@@ -1,45 +1,27 @@
 """Serving a device: one request at a time, each done once, for the client that holds the lease."""
 
-import logging
 import secrets
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from simulator.link.addresses import CLIENTS, SERVER, check_address, load_key
 from simulator.link.device import Device, DeviceError, NoRoomError, NotTakenError
-from simulator.link.messages import MESSAGE_BYTES, Array, Frame, Message, MessageError, as_plain, decode, encode
+from simulator.link.handlers import Answer, Handler, handlers
+from simulator.link.messages import MESSAGE_BYTES, Frame, Message, MessageError, as_plain, decode, encode
 from simulator.link.protocol import KINDS, Hello, Request, needs_lease, read_request
+from simulator.link.sessions import Session, Sessions, logger
+from simulator.link.sockets import BUFFER_BYTES, HEARTBEAT_MS, SILENCE_MS
 from simulator.link.watch import Watch
-
-logger = logging.getLogger("inloop.link")
 
 KEPT_ANSWERS = 64
 """Answers kept for a client that has not said that it got them; more requests than that may not be under way."""
-SESSIONS = 256
-"""Clients that are remembered; the one that was silent longest is forgotten first."""
-HEARTBEAT_MS, SILENCE_MS = 1000, 5000
-BUFFER_BYTES = 4 << 20
-"""Buffers of the connection; shorter frames are copied, which costs less than keeping track of who still reads them."""
-WITHOUT_DEVICE = frozenset({"hello", "goodbye", "ping", "describe", "status", "acquire", "release"})
+WITHOUT_DEVICE = frozenset({"hello", "goodbye", "share", "shared", "ping", "describe", "status", "acquire", "release"})
 """Requests that the server answers itself, between or during those that the device works on."""
-
-Answer = tuple[dict[str, Any], dict[str, Array]]
-
-
-@dataclass
-class _Session:
-    client: str
-    seen: float
-    holder: bytes = b""
-    done: int = -1
-    answers: OrderedDict[int, list[Frame]] = field(default_factory=OrderedDict)
 
 
 class Server:
@@ -88,18 +70,16 @@ class Server:
         check_address(address, keys)
         self.device = device
         self._description = device.describe().model_dump()
-        self._clock = clock
+        self._handlers = handlers(device) | self._own_handlers()
         self._own = threading.Lock()
         """Held by the thread that has the socket and the sessions: the serving one, but while the device works."""
         self._watch = Watch(self._look_around)
         self._busy: tuple[bytes, Message] | None = None
         self._waiting: deque[tuple[bytes, list[Frame]]] = deque()
-        self._ended: list[bytes] = []
         self.instance = secrets.token_hex(8)
-        self.lease_seconds, self.message_bytes = lease_seconds, message_bytes
-        self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
-        self._holder: bytes | None = None
-        self._until = 0.0
+        self.message_bytes = message_bytes
+        self._sessions = Sessions(lease_seconds, clock, lambda session: device.close_client(session.hex()))
+        self._shares = keys is None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._context = zmq.Context()
@@ -178,6 +158,8 @@ class Server:
         """Serve in a thread of this process; one that serves already goes on."""
         if self._thread is not None:
             return self
+        if self._context.closed:
+            raise ValueError(f"a server must be open to serve, but that of {self.address} was closed; make another")
         self._thread = threading.Thread(target=self.run, name="inloop server", daemon=True)
         self._thread.start()
         return self
@@ -207,6 +189,7 @@ class Server:
             self._monitor.close()
             self._socket.close()
             self._context.term()
+            self._sessions.close()
             self.device.close()
 
     def __enter__(self) -> Self:
@@ -218,78 +201,54 @@ class Server:
     def _answer(self, frames: list[Frame]) -> list[Frame] | None:
         """Return the frames that answer some frames, or None where nothing needs to be said."""
         try:
-            message = decode(frames, self.message_bytes)
+            message = decode(frames, self.message_bytes, self._sessions.memory_of)
         except MessageError as error:
             logger.warning("refused a message: %s", error)
-            return _refusal(bytes(16), -1, error.code, str(error))
+            return _refusal(error.session, error.number, error.code, str(error))
         try:
             return self._answer_once(message)
         except MessageError as error:
             logger.warning("refused `%s`: %s", message.kind, error)
             return _refusal(message.session, message.number, error.code, str(error))
         finally:
-            while self._ended and self._busy is None:
-                self._forget(self._ended.pop())
+            if self._busy is None:
+                self._sessions.forget_ended()
 
     def _answer_once(self, message: Message) -> list[Frame] | None:
         if message.kind in ("hello", "goodbye"):
             return self._greet(message)
-        session = self._sessions.get(message.session)
-        if session is None:
-            raise MessageError(
-                "no_session",
-                "the session must begin with `hello` and be one that the server remembers, but is not: what it held is gone; program again",
-            )
-        session.seen = self._clock()
-        self._sessions.move_to_end(message.session)
-        session.done = max(session.done, message.done)
-        while session.answers and next(iter(session.answers)) <= session.done:
-            session.answers.popitem(last=False)
+        session = self._sessions.seen(message.session)
+        session.settle(message.done)
         if message.number <= session.done:
             return None  # a copy that came late: its answer has arrived long ago
         if message.number not in session.answers:
             if len(session.answers) >= KEPT_ANSWERS:
                 raise MessageError("too_many", f"at most {KEPT_ANSWERS} requests may be under way, but there are more; wait for answers")
-            session.answers[message.number] = self._do(message, session)
-        return session.answers[message.number]
+            session.answers[message.number] = message.kind, self._do(message, session)
+        kind, answer = session.answers[message.number]
+        if kind != message.kind:
+            raise MessageError("reused", f"number {message.number} must be that of one request, but was that of `{kind}`; count on")
+        return answer
 
     def _greet(self, message: Message) -> list[Frame]:
         """Begin a session, and end the one that it takes the place of; or end one."""
         fields = read_request(message)
         if isinstance(fields, Hello):
-            session = self._sessions.setdefault(message.session, _Session("", 0.0))
-            session.client, session.seen = fields.client, self._clock()
-            session.holder = fields.holder or message.session
-            self._sessions.move_to_end(message.session)
-            self._end(fields.replaces)
-            while len(self._sessions) - len(self._ended) > SESSIONS:
-                self._end(next(one for one, it in self._sessions.items() if it.holder != self._holder and one not in self._ended))
+            self._sessions.greet(message.session, fields)
         else:
-            self._end(message.session)
+            self._sessions.end(message.session)
         body = {"instance": self.instance, "message_bytes": self.message_bytes}
         return encode(Message("answer", message.session, message.number, body=body))
 
-    def _end(self, session: bytes | None) -> None:
-        """Have a session forgotten as soon as the device is not at work."""
-        if session is not None and session in self._sessions and session not in self._ended:
-            self._ended.append(session)
-
-    def _forget(self, session: bytes) -> None:
-        holder = self._sessions.pop(session).holder
-        self.device.close_client(session.hex())
-        if self._holder == holder and all(other.holder != holder for other in self._sessions.values()):
-            self._holder = None
-
-    def _do(self, message: Message, session: _Session) -> list[Frame]:
+    def _do(self, message: Message, session: Session) -> list[Frame]:
         """Do a request once; what it raises is its answer."""
         try:
             request = read_request(message)
             if needs_lease(message.kind):
-                self._take_lease(session)
+                self._sessions.take_lease(session, self._at_work_on)
             body, arrays = self._carry_out(request, message)
-            if self._holder == session.holder:
-                self._until = self._clock() + self.lease_seconds
-            return encode(Message("answer", message.session, message.number, body=as_plain(body), arrays=arrays))
+            self._sessions.renew(session)
+            return encode(Message("answer", message.session, message.number, body=as_plain(body), arrays=arrays), session.shared)
         except MessageError as error:
             logger.warning("refused `%s` of %s: %s", message.kind, session.client, error)
             return _refusal(message.session, message.number, error.code, str(error))
@@ -312,11 +271,11 @@ class Server:
                 with self._at_work(message):
                     return handler(request, message)
             except NoRoomError:
-                silent = self._silent()
+                silent = self._sessions.silent()
                 if silent is None:
                     raise
                 logger.info("forgot the layers of %s, which fell silent: others need their room", self._sessions[silent].client)
-                self._forget(silent)
+                self._sessions.forget(silent)
 
     @contextmanager
     def _at_work(self, message: Message) -> Iterator[None]:
@@ -343,108 +302,47 @@ class Server:
         assert self._busy is not None
         session, busy = self._busy
         try:
-            message = decode(frames, self.message_bytes)
+            message = decode(frames, self.message_bytes, self._sessions.memory_of)
         except MessageError:
             self._reply(identity, frames)
             return
         if message.session == session:
             if message.number != busy.number:  # else it is a copy of what is under way
                 self._waiting.append((identity, frames))
-        elif message.kind in WITHOUT_DEVICE or message.kind not in KINDS or not self._may_have_lease(message.session):
+        elif message.kind in WITHOUT_DEVICE or message.kind not in KINDS or not self._sessions.may_have_lease(message.session):
             self._reply(identity, frames)
         else:
             self._waiting.append((identity, frames))
 
-    def _silent(self) -> bytes | None:
-        """Return the session that has asked nothing for longest, and for longer than a lease; None where there is none."""
-        silent = next(iter(self._sessions), None)
-        return silent if silent is not None and self._clock() - self._sessions[silent].seen > self.lease_seconds else None
+    @property
+    def _at_work_on(self) -> str | None:
+        return None if self._busy is None else self._busy[1].kind
 
-    def _may_have_lease(self, session: bytes) -> bool:
-        known = self._sessions.get(session)
-        return self._holder is None or (known is not None and known.holder == self._holder)
+    def _own_handlers(self) -> dict[str, Handler]:
+        """Return what answers the requests that need no device."""
 
-    def _take_lease(self, session: _Session) -> None:
-        lease = self._lease()
-        if lease["holder"] is not None and self._holder != session.holder:
-            at_work = "" if self._busy is None else f", and has it at work on `{self._busy[1].kind}`"
-            raise MessageError(
-                "lease", f"the chip must be free, but {lease['holder']} holds it for up to {lease['seconds']:.0f} s more{at_work}; wait"
-            )
-        if self._holder != session.holder:
-            logger.info("%s holds the chip", session.client)
-        self._holder, self._until = session.holder, self._clock() + self.lease_seconds
+        def lease() -> dict[str, Any]:
+            return self._sessions.lease(self._at_work_on)
 
-    def _lease(self) -> dict[str, Any]:
-        """Return who holds the device, and for how long if nothing more is asked; it is counted anew when the device is done."""
-        left = self.lease_seconds if self._busy is not None else self._until - self._clock()
-        names = [one.client for one in self._sessions.values() if one.holder == self._holder]
-        if self._holder is None or left <= 0 or not names:
-            return {"holder": None, "seconds": 0.0}
-        return {"holder": names[-1], "seconds": left}
+        def status(request: Any, message: Message) -> Answer:
+            device = self.device.status() if self._busy is None else {"at_work_on": self._at_work_on}
+            return {"device": device, "lease": lease(), "instance": self.instance}, {}
 
-    def _device_status(self) -> dict[str, Any]:
-        return self.device.status() if self._busy is None else {"at_work_on": self._busy[1].kind}
+        def release(request: Any, message: Message) -> Answer:
+            self._sessions.release(self._sessions[message.session])
+            return lease(), {}
 
-    def _release(self, session: bytes) -> dict[str, Any]:
-        if self._holder == self._sessions[session].holder:
-            self._holder = None
-        return self._lease()
-
-    @cached_property
-    def _handlers(self) -> dict[str, Callable[[Any, Message], Answer]]:
-        device = self.device
-
-        def own(request: Any, message: Message) -> str:
-            # Handles are counted by each client, so that what it sends is the same in every session: here they get its session's name.
-            return f"{message.session.hex()}/{request.layer}"
-
-        def open_layer(request: Any, message: Message) -> Answer:
-            opened = request.model_copy(update={"layer": own(request, message)})
-            return device.open_layer(opened, message.arrays["weight"]), {}
-
-        def calibrate(request: Any, message: Message) -> Answer:
-            warnings, ranges = device.calibrate_layer(own(request, message), request.source)
-            return {"warnings": warnings, "ranges": ranges}, {}
-
-        def save(request: Any, message: Message) -> Answer:
-            tree, arrays = device.save_layer(own(request, message))
-            return {"tree": tree}, arrays
-
-        def nudge(request: Any, message: Message) -> Answer:
-            most = None if request.most < 0 else request.most
-            spent, left = device.nudge_layer(own(request, message), request.state, request.step, most, message.arrays["change"])
-            return {"spent": spent}, {"left": left}
-
-        def nothing(call: Callable[[Any, Message], object]) -> Callable[[Any, Message], Answer]:
-            def done(request: Any, message: Message) -> Answer:
-                call(request, message)
-                return {}, {}
-
-            return done
+        def share(request: Any, message: Message) -> Answer:
+            return self._sessions.share(self._sessions[message.session]) if self._shares else {}, {}
 
         return {
             "ping": lambda _, m: ({}, m.arrays),
             "describe": lambda _, m: (self._description, {}),
-            "status": lambda _, m: ({"device": self._device_status(), "lease": self._lease(), "instance": self.instance}, {}),
-            "acquire": lambda _, m: (self._lease(), {}),
-            "release": lambda _, m: (self._release(m.session), {}),
-            "open_layer": open_layer,
-            "close_layer": nothing(lambda r, m: device.close_layer(own(r, m))),
-            "observe_layer": nothing(lambda r, m: device.observe_layer(own(r, m), r.first, m.arrays["inputs"])),
-            "calibrate_layer": calibrate,
-            "program_layer": lambda r, m: ({"state": device.program_layer(own(r, m), r.seed, r.trial)}, {}),
-            "read_layer": lambda r, m: ({}, {"outputs": device.read_layer(own(r, m), r.state, r.read, m.arrays["inputs"])}),
-            "nudge_layer": nudge,
-            "age_layer": nothing(lambda r, m: device.age_layer(own(r, m), r.state, r.seconds)),
-            "cost_layer": lambda r, m: ({"rows": device.cost_layer(own(r, m), m.arrays["inputs"], m.arrays["outputs"])}, {}),
-            "save_layer": save,
-            "load_layer": nothing(lambda r, m: device.load_layer(own(r, m), r.tree, m.arrays)),
-            "program_cells": nothing(lambda r, m: device.program_cells(r.tile, m.arrays["targets"], r.seed, r.trial)),
-            "pulse_cells": nothing(lambda r, m: device.pulse_cells(r.tile, m.arrays["pulses"], r.step)),
-            "read_cells": lambda r, m: ({}, {"amperes": device.read_cells(r.tile, m.arrays["volts"], r.read)}),
-            "age_cells": nothing(lambda r, m: device.age_cells(r.seconds)),
-            "reset": nothing(lambda r, m: device.reset()),
+            "status": status,
+            "acquire": lambda _, m: (lease(), {}),
+            "release": release,
+            "share": share,
+            "shared": lambda r, m: ({"shared": self._sessions[m.session].prove(r.token)}, {}),
         }
 
 
@@ -455,4 +353,4 @@ def _refused_handshakes() -> int:
 
 
 def _refusal(session: bytes, number: int, code: str, text: str) -> list[Frame]:
-    return encode(Message("error", session, number, body={"code": code, "text": text[:2000]}))
+    return encode(Message("error", session, number, body={"code": code, "text": " ".join(text.split())[:2000]}))

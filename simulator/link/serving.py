@@ -9,14 +9,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from devices.base import Hardware
+from devices.base import Hardware, PulseBackend, SpikingCore
 from devices.catalog import presets
+from devices.remote import RemoteChip
 from devices.rram import BareTiles
 from simulator.chip import Chip
 from simulator.link.cells import CellArray
 from simulator.link.device import Device
-from simulator.link.server import Server, logger
+from simulator.link.server import Server
+from simulator.link.sessions import logger
 from simulator.link.simulated import SimulatedDevice
+
+WHOLE = (SpikingCore, PulseBackend, RemoteChip)
+"""Designs that no single layer lies on: they take whole models, or are elsewhere themselves."""
 
 
 def serve(
@@ -62,7 +67,7 @@ def serve(
     60.0
     >>> server.close()
     """
-    if not lease_seconds > 0:
+    if not (isinstance(lease_seconds, int | float) and lease_seconds > 0):
         raise ValueError(f"Argument `lease_seconds` must be above 0, but got {lease_seconds!r}")
     server = Server(device_of(served), address, keys=None if keys is None else Path(keys), lease_seconds=lease_seconds)
     if not block:
@@ -107,8 +112,14 @@ def device_of(served: Any) -> Device:
         return served
     if isinstance(served, BareTiles):
         return CellArray(served)
+    if isinstance(served, WHOLE):
+        raise ValueError(
+            f"Argument `served` must take single layers, but {type(served).__name__} does not; compile onto it where the model is"
+        )
     if isinstance(served, Chip | Hardware):
         return SimulatedDevice(served)
+    if isinstance(served, type) and issubclass(served, Device | Hardware):
+        raise ValueError(f"Argument `served` must be an object, but got the class {served.__name__}; make one: {served.__name__}(...)")
     raise ValueError(f"Argument `served` must be a chip, a design, BareTiles, a Device or the name of one, but got {type(served).__name__}")
 
 
@@ -123,7 +134,17 @@ def _named(text: str) -> Any:
             raise ValueError(
                 f"Argument `served` must be MODULE:CLASS of an adapter that can be imported, but {text!r} cannot ({error})"
             ) from None
-        return found() if isinstance(found, type) else found
+        try:
+            return found() if isinstance(found, type) else found
+        except TypeError as error:
+            raise ValueError(
+                f"Argument `served` must be MODULE:NAME of an adapter that needs no arguments, or of one that is made, but {text!r} is not "
+                f"({error}); write adapter = {name}(...) into a module of your own and serve that"
+            ) from None
+    if not text.endswith(".toml") and not Path(text).is_file():
+        raise ValueError(
+            f"Argument `served` must be a study's TOML file, a preset (inloop presets) or MODULE:NAME of an adapter, but got {text!r}"
+        )
     from simulator.study_files import load_study
 
     study, _ = load_study(text)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,11 +17,9 @@ from simulator.link.cells import CellArray, cells_of
 from simulator.link.device import Description, Device, DeviceError, Floats, Integers, NoRoomError, NotTakenError
 from simulator.link.messages import Array, MessageError
 from simulator.link.protocol import OpenLayer
-from simulator.link.trees import join, split, tensor_of
+from simulator.link.trees import borrowed, join, split, tensor_of
 from simulator.operators import LinearOperator
 from simulator.weight_layers import NotMappedError, WeightLayer
-
-_OPERATOR = {field.name for field in fields(LinearOperator)}
 
 
 class SimulatedDevice(Device):
@@ -84,8 +82,16 @@ class SimulatedDevice(Device):
     def open_layer(self, request: OpenLayer, weight: Floats) -> dict[str, Any]:
         """Lower a layer onto the design; or give an open one new weights."""
         values = tensor_of(weight)
-        if values.dtype != torch.float32 or values.dim() < 2 or not bool(torch.isfinite(values).all()):
-            raise DeviceError(f"the weights of layer `{request.name}` must be finite float32 of at least two dimensions, but are not")
+        operator = request.operator
+        axes = 2 if operator.dimensions == 0 else 2 + operator.dimensions
+        if values.dtype != torch.float32 or values.dim() != axes or values.numel() == 0 or not bool(torch.isfinite(values).all()):
+            raise DeviceError(
+                f"the weights of layer `{request.name}` must be finite float32 of {axes} axes, but are {values.dtype} {tuple(values.shape)}"
+            )
+        if values.shape[0] % operator.groups:
+            raise DeviceError(
+                f"the {values.shape[0]} outputs of layer `{request.name}` must be in {operator.groups} equal groups, but cannot be"
+            )
         present = self._layers.get(request.layer)
         if present is not None and present.weight.shape == values.shape:
             assert present.master is not None
@@ -93,9 +99,11 @@ class SimulatedDevice(Device):
                 present.master.copy_(values)
         else:
             self._require_room(request.layer, values)
-            self._layers[request.layer] = present = self._lowered(request, values)
+            present = self._lowered(request, values)
+        placement = asdict(present.placement)
+        self._layers[request.layer] = present
         self._states.pop(request.layer, None)
-        return asdict(present.placement)
+        return placement
 
     def close_layer(self, layer: str) -> None:
         """Forget a layer."""
@@ -199,9 +207,7 @@ class SimulatedDevice(Device):
     def _lowered(self, request: OpenLayer, values: Tensor) -> HardwareLayer:
         from simulator.lowering import lower  # here, because lowering a remote layer imports this package
 
-        if set(request.operator) != _OPERATOR:
-            raise MessageError("malformed", f"`operator` must have the fields {', '.join(sorted(_OPERATOR))}, but has others")
-        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in request.operator.items()}
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in request.operator.model_dump().items()}
         operator = LinearOperator(**given)
         layer = WeightLayer(request.kind, operator, nn.Parameter(values), note=request.note)
         hardware = self._hardware
@@ -226,7 +232,10 @@ class SimulatedDevice(Device):
 
     def _layer(self, handle: str) -> HardwareLayer:
         if handle not in self._layers:
-            raise MessageError("not_open", f"layer {handle!r} must be open, but is not: the device was reset or restarted; program again")
+            raise MessageError(
+                "not_open",
+                f"layer {handle!r} must be open, but is not: the device was reset or restarted, or refused its state; program again",
+            )
         return self._layers[handle]
 
     def _in_state(self, handle: str, state: str) -> HardwareLayer:
@@ -239,7 +248,7 @@ class SimulatedDevice(Device):
         layer.mode = mode
         try:
             with torch.no_grad(), one_thread():
-                result: Tensor = layer(tensor_of(inputs))
+                result: Tensor = layer(borrowed(inputs))
                 return result
         finally:
             layer.mode = Mode.HARDWARE

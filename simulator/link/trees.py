@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from simulator.link.messages import ARRAYS, Array, MessageError
+from simulator.link.shared_memory import ALIGNMENT
 
 MARK = "__array__"
 
@@ -22,6 +23,18 @@ def tensor_of(array: Array) -> Tensor:
     found = torch.empty(array.shape, dtype=getattr(torch, array.dtype.name))
     found.numpy()[...] = array
     return found
+
+
+def borrowed(array: Array) -> Tensor:
+    """Return a tensor of an array's numbers that may share its memory, where that is as torch's own.
+
+    Examples
+    --------
+    >>> borrowed(torch.ones(2).numpy())
+    tensor([1., 1.])
+    """
+    fits = array.flags.writeable and array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0
+    return torch.from_numpy(array) if fits else tensor_of(array)
 
 
 def split(state: Any) -> tuple[Any, dict[str, Array]]:

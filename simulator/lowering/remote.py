@@ -16,9 +16,12 @@ from simulator.hardware import HardwareLayer, Mode, Placement
 from simulator.link.addresses import LinkError
 from simulator.link.client import connect, forget
 from simulator.link.messages import Array
-from simulator.link.trees import join, split, tensor_of
+from simulator.link.trees import borrowed, join, split, tensor_of
 from simulator.masters import WeightMark
 from simulator.weight_layers import NotMappedError, WeightLayer
+
+TRAINING_TRIALS = 1 << 40
+"""Training programs a simulated chip under trials from here on, which nobody evaluates."""
 
 Saved = tuple[dict[str, Any], dict[str, Array]]
 """What a device saved of a layer."""
@@ -28,8 +31,9 @@ class RemoteLayer(HardwareLayer):
     """A linear layer or convolution that another process or an instrument holds.
 
     Inputs travel there and outputs come back; the bias is added here. In train mode a forward programs the chip where the masters have
-    changed since it was programmed, reads it, and lets gradients straight through to the masters: forward on the chip, backward on its
-    model. A chip that is simulated gives the same bits as one in this process.
+    changed since it was programmed, each time with errors of its own, reads it, and lets gradients straight through to the masters:
+    forward on the chip, backward on its model, which is the masters, moved by what pulses were worth. Reads of a chip that is simulated
+    have the same bits as in this process; training has not, as gradients here are not those of the programmed instance.
 
     What the chip held is gone when its session ends: when the connection was lost, the chip was reset or restarted. It is then not
     programmed behind the user's back; `program` sends the weights again, and the converter ranges where the chip had let them be saved.
@@ -56,10 +60,14 @@ class RemoteLayer(HardwareLayer):
         self.design = design
         self.trial = 0
         self._programming_seed = seed
+        self._training_programs = 0
+        self._shapes: tuple[torch.Size, torch.Size] | None = None
         self._age = Fraction(0)
         self._state: str | None = None
         self._lost = False
         self._mark: WeightMark | None = None
+        self._loaded_mark: Tensor | None = None
+        self._moved: Tensor | None = None
         self._observed = False
         self._saved: Saved | None = None
         self._ranges_saved: Saved | None = None
@@ -159,6 +167,10 @@ class RemoteLayer(HardwareLayer):
     @torch.no_grad()
     def program(self, seed: int, trial: int) -> None:
         """Send the master weights and have them programmed."""
+        self._write(seed, trial)
+        self._programming_seed, self.trial = seed, trial
+
+    def _write(self, seed: int, trial: int) -> None:
         self._ready()
         if self._ranges_gone:
             raise LinkError(
@@ -167,20 +179,22 @@ class RemoteLayer(HardwareLayer):
         self._open()
         self._state = str(self._ask("program_layer", {"seed": seed, "trial": trial})[0]["state"])
         self._lost = False
-        self._programming_seed, self.trial, self._age, self.reads = seed, trial, Fraction(0), 0
-        self._mark = WeightMark.of(self.weight)
+        self._age, self.reads = Fraction(0), 0
+        self._mark, self._moved = WeightMark.of(self.weight), None
 
     def age(self, seconds: float) -> None:
         """Let simulated time pass there; an instrument ages by itself and says so."""
         self._ready()
         self._require_programmed()
         self._require_current_masters()
+        if seconds == 0:
+            return  # an instrument cannot let time pass, and need not
         self._ask("age_layer", {"state": self._state, "seconds": float(seconds)})
         self._age += Fraction(seconds)
 
     def settle(self) -> None:
-        """Take the master weights as they are now for those that a state just loaded was programmed from."""
-        self._mark = WeightMark.of(self.weight) if self.programmed else None
+        """Look whether the master weights of a state just loaded are those that it was programmed from."""
+        self._mark = WeightMark.stored(self.weight, self._loaded_mark) if self.programmed else None
 
     def _require_current_masters(self) -> None:
         if self._state is not None and not self._masters_are_current():
@@ -196,7 +210,13 @@ class RemoteLayer(HardwareLayer):
         self._ready()
         self._require_programmed()
         body, arrays = self._ask("nudge_layer", {"state": self._state, "step": step, "most": -1 if most is None else most}, change=change)
-        return int(body["spent"]), tensor_of(arrays["left"]).to(change.device)
+        left = tensor_of(arrays["left"]).to(change.device)
+        self._moved = change - left if self._moved is None else self._moved + change - left
+        return int(body["spent"]), left
+
+    def modeled(self, weight: Tensor) -> Tensor:
+        """Return the weights that the chip should have: those programmed, and what pulses should have changed since."""
+        return weight if self._moved is None else weight + self._moved
 
     def vectors(self, outputs: Tensor) -> int:
         """Return how many input vectors a call with these outputs drove: one for each position of each group."""
@@ -215,7 +235,9 @@ class RemoteLayer(HardwareLayer):
         self._ready()
         if self.training:
             if self._state is None or not self._masters_are_current():
-                self.program(self._programming_seed, self.trial)
+                with torch.inference_mode(False), torch.no_grad():
+                    self._write(self._programming_seed, TRAINING_TRIALS + self._training_programs)
+                self._training_programs += 1
         else:
             self._require_programmed()
             self._require_current_masters()
@@ -230,7 +252,23 @@ class RemoteLayer(HardwareLayer):
         """Return the outputs without bias."""
         self.reads += 1
         _, arrays = self._ask("read_layer", {"state": self._state, "read": self.reads}, inputs=inputs)
-        return tensor_of(arrays["outputs"]).to(inputs.device)
+        expected = self._shape_of_outputs(inputs.shape)
+        if arrays["outputs"].shape != expected:
+            raise LinkError(
+                f"Layer `{self.name}`: the chip at {self.design.address} must answer with shape {tuple(expected)}, "
+                f"but did with {arrays['outputs'].shape}",
+                "device",
+            )
+        return borrowed(arrays["outputs"]).to(inputs.device)
+
+    def _shape_of_outputs(self, shape: torch.Size) -> torch.Size:
+        """Return the shape that inputs of some shape lead to; that of the last one is kept, as most reads are of one shape."""
+        if self._shapes is None or self._shapes[0] != shape:
+            with torch.no_grad():
+                inputs = torch.empty(shape, device="meta")
+                outputs = self.operator(self.operator.surround(inputs), self.weight.detach().to("meta"))
+            self._shapes = shape, outputs.shape
+        return self._shapes[1]
 
     def _with_bias(self, outputs: Tensor) -> Tensor:
         bias: Tensor | None = self.bias
@@ -295,7 +333,10 @@ class RemoteLayer(HardwareLayer):
             "saved": None if saved is None else join(*saved),
             "programming_seed": self._programming_seed,
             "trial": self.trial,
+            "moved": self._moved,
+            "training_programs": self._training_programs,
             "age": str(self._age),
+            "mark": self._mark.elements if self._mark is not None and self._masters_are_current() else None,
             "reads": self.reads,
             "ranges": [asdict(one) for one in self.ranges],
         }
@@ -310,8 +351,10 @@ class RemoteLayer(HardwareLayer):
         self._saved = None if state["saved"] is None else split(state["saved"])
         self._state, self._lost, self._ranges_saved = None, False, None
         self._programming_seed, self.trial, self._age = state["programming_seed"], state["trial"], Fraction(state["age"])
-        self.reads = state["reads"]
+        self.reads, self._moved = state["reads"], state["moved"]
+        self._training_programs = state["training_programs"]
         self.ranges = tuple(ConverterRange(**one) for one in state["ranges"])
+        self._loaded_mark = state["mark"]
         self.settle()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -338,7 +381,7 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, surrounded: Tensor, weight: Tensor, layer: RemoteLayer, inputs: Tensor) -> Tensor:
         ctx.layer = layer
-        ctx.save_for_backward(surrounded, weight)
+        ctx.save_for_backward(surrounded, layer.modeled(weight))
         return layer.read(inputs)
 
     @staticmethod
