@@ -38,7 +38,7 @@ COMMAND = "inloop bench quantum_adversarial"
 QUBITS, READ, PIXELS = 10, 5, 64
 BLOCKS = (4, 3, 3, 3)
 """Pairs of layers of rotations before each two layers of controlled nots."""
-SEEDS, EPOCHS, BATCH = 6, 7, 20
+SEEDS, EPOCHS, BATCH = 12, 7, 20
 RATES = (0.05, 0.02)
 """Of Adam: before and after the two ways of training part."""
 TRAIN, TEST = 240, 100
@@ -49,7 +49,7 @@ CHOSEN = 0.15
 """Epsilon of training and of the numbers that are compared: 15 % of a pixel's range."""
 ATTACK_STEPS, TRAINED_STEPS = 10, 3
 """Steps of the attack on test images, and on those that are trained on."""
-TRAJECTORIES, SHOTS = 8, 1024
+TRAJECTORIES, SHOTS = 32, 1024
 TRAININGS = ("clean", "adversarial")
 PUBLISHED = {
     ("clean", "clean"): "0.99 (500 to train on, 100 to test on, magnetic-resonance images)",

@@ -17,7 +17,9 @@ from kernels.threads import get_threads, set_threads
 RESULTS = Path(__file__).parent / "results"
 
 
-def cpu_times(candidates: Mapping[str, Callable[[], object]], *, repetitions: int = 40, seconds: float = 0.02) -> pd.DataFrame:
+def cpu_times(
+    candidates: Mapping[str, Callable[[], object]], *, repetitions: int = 40, seconds: float = 0.02, warm: bool = False
+) -> pd.DataFrame:
     """Return the CPU time of each candidate and its ratio to the first, interleaved in one process on one thread.
 
     Each repetition runs every candidate in turn, each for about `seconds`; the ratio is the median over repetitions of the
@@ -31,6 +33,9 @@ def cpu_times(candidates: Mapping[str, Callable[[], object]], *, repetitions: in
         Rounds through all candidates.
     seconds
         CPU time of one candidate in one round.
+    warm
+        Whether a call that is not counted precedes those of each round, where one takes less than `seconds`: what ran before it, slow peers
+        above all, has emptied the caches.
 
     Returns
     -------
@@ -41,15 +46,18 @@ def cpu_times(candidates: Mapping[str, Callable[[], object]], *, repetitions: in
     torch.set_num_threads(1)
     set_threads(1)
     try:
-        calls = {}
+        calls, warmed = {}, {}
         for name, call in candidates.items():
             call()
             start = time.process_time()
             call()
             calls[name] = max(1, int(seconds / max(time.process_time() - start, 1e-6)))
+            warmed[name] = warm and calls[name] > 1
         rounds: dict[str, list[float]] = {name: [] for name in candidates}
         for _ in range(repetitions):
             for name, call in candidates.items():
+                if warmed[name]:
+                    call()
                 start = time.process_time()
                 for _ in range(calls[name]):
                     call()
@@ -77,11 +85,20 @@ def environment() -> dict[str, Any]:
     return {"processor": processor, "threads": 1, "python": platform.python_version(), "platform": platform.platform(), **packages}
 
 
-def save(name: str, command: str, frame: pd.DataFrame, folder: Path = RESULTS) -> Path:
-    """Write a result with the command and the environment that made it, to a temporary name first; returns its path."""
+def save(name: str, command: str, frame: pd.DataFrame, folder: Path = RESULTS, *, method: str | None = None) -> Path:
+    """Write a result with the command and the environment that made it, to a temporary name first; returns its path.
+
+    `method` says in a sentence how it was measured, where that is not the same for all results.
+    """
     path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"command": command, "environment": environment(), "rows": json.loads(frame.to_json(orient="records", double_precision=15))}
+    how = {} if method is None else {"method": method}
+    content = {
+        "command": command,
+        **how,
+        "environment": environment(),
+        "rows": json.loads(frame.to_json(orient="records", double_precision=15)),
+    }
     temporary = path.with_suffix(".json.part")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)

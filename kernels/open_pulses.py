@@ -13,20 +13,21 @@ from jaxtyping import Complex128
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.pulse_lanes import (
-    LANES,
-    Runs,
-    add_gradient,
-    aligned,
-    aligned_vectors,
-    copy_vector,
-    fill_lanes,
+from kernels.eights import EIGHT
+from kernels.pulse_plans import Plan
+from kernels.pulse_steps import (
+    ORDER,
+    _jit,
+    fill_entries,
+    keep_vector,
     mix_lane,
+    pull_back,
+    scale_energies,
     sum_series,
     unmix_lane,
+    zeros,
 )
-from kernels.pulse_steps import ORDER, _jit
-from kernels.pulses import DrivenSystem, pulse_series
+from kernels.pulses import DrivenSystem, pulse_series, series_coefficients, to_numpy
 
 
 @_jit
@@ -111,26 +112,27 @@ def step_channels(factors: Any, whole: bool) -> Any:
 
 
 @_jit
-def take_lanes(found: Any, lanes: int, vector: Any) -> None:
-    """Copy the first lanes of a vector of all lanes."""
-    if lanes == LANES:
-        copy_vector(found, vector)
-        return
-    for part in range(2):
-        for first in range(0, vector.shape[1], LANES):
-            for t in range(first, first + lanes):
-                vector[part, t] = found[part, t]
+def lanes_with_a_sample(count: int, stride: int, first_step: int, place: int) -> int:
+    """Return how many of the eight steps from this one on have a sample at this place of theirs: the first ones."""
+    return min(EIGHT, max(0, (count - place + stride - 1) // stride - first_step))
 
 
 @_jit
-def lanes_with_a_sample(count: int, stride: int, first_step: int, place: int) -> int:
-    """Return how many of the LANES steps from this one on have a sample at this place of theirs: the first ones."""
-    return min(LANES, max(0, (count - place + stride - 1) // stride - first_step))
+def keep_lanes(plan: Plan, stack: Any, lanes: int, vectors: Any, place: int) -> None:
+    """Write the first lanes of the first vector of a stack to `vectors`; in others nothing moves."""
+    if lanes == EIGHT:
+        keep_vector(plan, stack, vectors, place, False)
+        return
+    numbers = plan.energies.shape[0]
+    for t in range(0, numbers, EIGHT):
+        for lane in range(t, t + lanes):
+            vectors[place + lane] = stack[EIGHT + lane]
+            vectors[place + numbers + lane] = stack[plan.half + EIGHT + lane]
 
 
 @_jit
 def build_propagators(
-    runs: Runs,
+    plan: Plan,
     samples: Any,
     chosen: int,
     carriers: Any,
@@ -139,45 +141,48 @@ def build_propagators(
     repeats: int,
     stride: int,
     first_step: int,
-    vectors: Any,
-    sums: Any,
+    columns: Any,
+    stack: Any,
     propagators: Any,
     kept: Any,
     keep: bool,
 ) -> None:
-    """Write the propagators of the next LANES steps, ``(LANES, states, states)``; past the last sample nothing moves.
+    """Write the propagators of the next eight steps, ``(8, states, states)``; past the last sample nothing moves.
 
-    `vectors` are columns of all lanes, ``(states, 2, states * LANES)``; with `keep` those before each exponential of a step stay in `kept`.
+    Vectors of eight lanes without margins: `columns` are those of the propagators, and with `keep` those before each exponential of a step
+    stay in `kept`.
     """
-    states, count = propagators.shape[1], samples.shape[1]
-    drives, energies = np.zeros((2, mixing.shape[0] * LANES)), aligned(states * LANES)
-    entries = aligned(2 * runs.static_re.shape[0] * LANES).reshape(2, -1)
-    vectors[:] = 0.0
+    states, count, numbers, scale = plan.states, samples.shape[1], plan.energies.shape[0], -1.0 / repeats
+    drives, energies, entries = zeros(2 * mixing.shape[0] * EIGHT), zeros(numbers), zeros(plan.static.shape[0])
+    scale_energies(plan, scale, energies, entries)
+    columns[:] = 0.0
     for c in range(states):
-        vectors[c, 0, c * LANES : (c + 1) * LANES] = 1.0
-    position = 0
+        columns[(2 * c * states + c) * EIGHT : (2 * c * states + c + 1) * EIGHT] = 1.0
+    place = 0
     for n in range(stride):
         lanes = lanes_with_a_sample(count, stride, first_step, n)
         for half in range(2):
             for lane in range(lanes):
                 mix_lane(samples, chosen, (first_step + lane) * stride + n, carriers, half, mixing, lane, drives)
-            fill_lanes(runs, drives, -1.0 / repeats, energies, entries)
+            fill_entries(plan, drives, scale, entries)
             for _ in range(repeats):
                 for c in range(states):
+                    keep_vector(plan, stack, columns, 2 * c * numbers, True)
                     if keep:
-                        copy_vector(vectors[c], kept[position, c])
-                    sum_series(runs, energies, entries, series, vectors[c], sums)
-                    take_lanes(sums[0], lanes, vectors[c])
-                position += 1
-    for lane in range(LANES):
-        for c in range(states):
-            for i in range(states):
-                propagators[lane, i, c] = complex(vectors[c, 0, i * LANES + lane], vectors[c, 1, i * LANES + lane])
+                        keep_vector(plan, stack, kept, place, False)
+                        place += 2 * numbers
+                    sum_series(plan, energies, entries, series, stack)
+                    keep_lanes(plan, stack, lanes, columns, 2 * c * numbers)
+    for c in range(states):
+        for i in range(states):
+            for lane in range(EIGHT):
+                at = (2 * c * states + i) * EIGHT + lane
+                propagators[lane, i, c] = complex(columns[at], columns[numbers + at])
 
 
 @_jit
 def evolve_matrices(
-    runs: Runs,
+    plan: Plan,
     samples: Any,
     carriers: Any,
     mixing: Any,
@@ -195,17 +200,16 @@ def evolve_matrices(
     if steps == 0:
         return
     channels, digits = step_channels(factors, count % stride == 0), digits_of(states, factors.shape[1], factors.shape[2])
-    vectors, propagators = aligned_vectors(states, states), np.empty((LANES, states, states), np.complex128)
-    sums, moved = aligned_vectors(ORDER + 1, states), np.empty((states, states), np.complex128)
-    none = np.empty((1, 1, 1, 1))
+    columns, propagators = zeros(2 * states * states * EIGHT), np.empty((EIGHT, states, states), np.complex128)
+    stack, moved, none = zeros((ORDER + 1) * 2 * plan.half), np.empty((states, states), np.complex128), np.empty(1)
     for p in range(pulses):
         # One pulse for all matrices: its propagators are made once.
         first, last = (p, p + 1) if pulses > 1 else (0, densities.shape[0])
         for b in range(first, last):
             apply_channels(densities[b], channels[3 if steps == 1 else 0], digits)
-        for start in range(0, steps, LANES):
-            build_propagators(runs, samples, p, carriers, mixing, series, repeats, stride, start, vectors, sums, propagators, none, False)
-            for step in range(start, min(steps, start + LANES)):
+        for start in range(0, steps, EIGHT):
+            build_propagators(plan, samples, p, carriers, mixing, series, repeats, stride, start, columns, stack, propagators, none, False)
+            for step in range(start, min(steps, start + EIGHT)):
                 propagator = propagators[step - start]
                 adjoint = np.conj(propagator.T)
                 after = channels[3 if step == steps - 1 else 2 if step == steps - 2 else 1]
@@ -219,7 +223,7 @@ def evolve_matrices(
 
 @_jit
 def pull_back_matrices(
-    runs: Runs,
+    plan: Plan,
     samples: Any,
     carriers: Any,
     mixing: Any,
@@ -233,24 +237,24 @@ def pull_back_matrices(
 ) -> None:
     """Pull Hermitian cotangents of the evolved matrices back in place, and add those of the samples to `gradient`."""
     states, count = cotangents.shape[1], samples.shape[1]
-    exponentials = 2 * repeats * stride
-    vectors, propagators = aligned_vectors(states, states), np.empty((LANES, states, states), np.complex128)
-    before, sums = np.empty((exponentials, states, 2, states * LANES)), aligned_vectors(ORDER + 1, states)
-    powers, moved = aligned_vectors(ORDER, states), np.empty((states, states), np.complex128)
-    drives, energies = np.zeros((2, mixing.shape[0] * LANES)), aligned(states * LANES)
-    entries = aligned(2 * runs.static_re.shape[0] * LANES).reshape(2, -1)
-    by_term, by_drive = aligned(2 * runs.term_entries.shape[0] * LANES).reshape(2, -1), np.empty((2, mixing.shape[0] * LANES))
+    numbers, scale, size = plan.energies.shape[0], 1.0 / repeats, 2 * plan.half
+    columns, propagators = zeros(2 * states * numbers), np.empty((EIGHT, states, states), np.complex128)
+    before, sums, powers = zeros(2 * repeats * stride * 2 * states * numbers), zeros((ORDER + 1) * size), zeros(ORDER * size)
+    moved = np.empty((states, states), np.complex128)
+    drives, energies, entries = zeros(2 * mixing.shape[0] * EIGHT), zeros(numbers), zeros(plan.static.shape[0])
+    by_drive = zeros(drives.shape[0])
+    scale_energies(plan, scale, energies, entries)
     steps = (count + stride - 1) // stride
     channels, digits = step_channels(factors, count % stride == 0), digits_of(states, factors.shape[1], factors.shape[2])
     for b in range(cotangents.shape[0]):
         chosen = b if samples.shape[0] > 1 else 0
         cotangent = cotangents[b]
-        for start in range((steps - 1) // LANES * LANES, -1, -LANES):
+        for start in range((steps - 1) // EIGHT * EIGHT, -1, -EIGHT):
             build_propagators(
-                runs, samples, chosen, carriers, mixing, series, repeats, stride, start, vectors, sums, propagators, before, True
+                plan, samples, chosen, carriers, mixing, series, repeats, stride, start, columns, sums, propagators, before, True
             )
-            vectors[:] = 0.0
-            for step in range(min(steps, start + LANES) - 1, start - 1, -1):
+            columns[:] = 0.0
+            for step in range(min(steps, start + EIGHT) - 1, start - 1, -1):
                 propagator, lane = propagators[step - start], step - start
                 apply_channels_adjoint(cotangent, channels[3 if step == steps - 1 else 2 if step == steps - 2 else 1], digits)
                 # L(U rho U^dagger): the cotangent of U is 2 Lambda U rho, that of rho is U^dagger Lambda U.
@@ -258,27 +262,26 @@ def pull_back_matrices(
                 adjoint = np.dot(moved, kept[b, step])
                 for c in range(states):
                     for i in range(states):
-                        vectors[c, 0, i * LANES + lane] = 2.0 * adjoint[i, c].real
-                        vectors[c, 1, i * LANES + lane] = 2.0 * adjoint[i, c].imag
+                        at = (2 * c * states + i) * EIGHT + lane
+                        columns[at], columns[numbers + at] = 2.0 * adjoint[i, c].real, 2.0 * adjoint[i, c].imag
                 np.dot(np.conj(propagator.T), moved, cotangent)
-            position = exponentials
+            place = before.shape[0]
             for n in range(stride - 1, -1, -1):
                 lanes = lanes_with_a_sample(count, stride, start, n)
                 for half in range(1, -1, -1):
                     for lane in range(lanes):
                         mix_lane(samples, chosen, (start + lane) * stride + n, carriers, half, mixing, lane, drives)
-                    fill_lanes(runs, drives, 1.0 / repeats, energies, entries)
+                    fill_entries(plan, drives, scale, entries)
                     by_drive[:] = 0.0
                     for _ in range(repeats):
-                        position -= 1
-                        for c in range(states):
-                            sum_series(runs, energies, entries, series, vectors[c], sums)
-                            copy_vector(before[position, c], powers[0])
-                            add_gradient(runs, energies, entries, sums, powers, by_term, by_drive)
-                            take_lanes(sums[0], lanes, vectors[c])
+                        for c in range(states - 1, -1, -1):
+                            place -= 2 * numbers
+                            keep_vector(plan, powers, before, place, True)
+                            keep_vector(plan, sums, columns, 2 * c * numbers, True)
+                            pull_back(plan, energies, entries, series, sums, powers, by_drive)
+                            keep_lanes(plan, sums, lanes, columns, 2 * c * numbers)
                     for lane in range(lanes):
-                        sample = (start + lane) * stride + n
-                        unmix_lane(by_drive, chosen, sample, carriers, half, mixing, lane, 1.0 / repeats, gradient)
+                        unmix_lane(by_drive, chosen, (start + lane) * stride + n, carriers, half, mixing, lane, scale, gradient)
         if steps:
             apply_channels_adjoint(cotangent, channels[3 if steps == 1 else 0], digits)
 
@@ -345,8 +348,8 @@ def evolve_open(
         raise ValueError(f"Argument `samples` must have shape (1 or {len(densities)}, {len(carriers)}, channels), but got {samples.shape}.")
     if densities.device.type != "cpu" or samples.device.type != "cpu":
         raise ValueError(f"Argument `densities` must be on the CPU, but is on {densities.device}; do move it there by `.cpu()`.")
-    series, repeats = pulse_series(system, samples, mixing)
-    settings = (system, carriers, mixing, np.cumprod(series), repeats, stride, np.ascontiguousarray(factors, np.float64))
+    radius, repeats = pulse_series(system, samples, mixing)
+    settings = (system, carriers, mixing, series_coefficients(radius), repeats, stride, np.ascontiguousarray(factors, np.float64))
     result: Tensor = _EvolveOpen.apply(samples, densities, settings)  # type: ignore[no-untyped-call]
     return result
 
@@ -357,12 +360,12 @@ class _EvolveOpen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, samples: Tensor, densities: Tensor, settings: Any) -> Tensor:
         system, carriers, mixing, series, repeats, stride, factors = settings
-        out = np.array(densities.detach().resolve_conj().numpy(), order="C")
-        played = np.ascontiguousarray(samples.detach().resolve_conj().numpy())
+        out = to_numpy(densities).copy()
+        played = to_numpy(samples)
         keep = any(ctx.needs_input_grad)
         steps = -(-len(carriers) // stride)
         kept = np.empty((len(out) if keep else 1, steps if keep else 1, system.dimension, system.dimension), np.complex128)
-        evolve_matrices(system.runs, played, carriers, mixing, series, repeats, stride, factors, out, kept, keep)
+        evolve_matrices(system.side_by_side, played, carriers, mixing, series, repeats, stride, factors, out, kept, keep)
         ctx.settings, ctx.kept = settings, kept
         ctx.save_for_backward(samples)
         return torch.from_numpy(out)
@@ -372,10 +375,10 @@ class _EvolveOpen(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
         (samples,) = ctx.saved_tensors
         system, carriers, mixing, series, repeats, stride, factors = ctx.settings
-        given = upstream[0].resolve_conj().numpy()
+        given = to_numpy(upstream[0])
         # Density matrices are Hermitian: only that part of a cotangent tells them apart.
         cotangents = np.ascontiguousarray(0.5 * (given + given.conj().swapaxes(1, 2)))
-        played = np.ascontiguousarray(samples.detach().resolve_conj().numpy())
+        played = to_numpy(samples)
         gradient = np.zeros_like(played)
-        pull_back_matrices(system.runs, played, carriers, mixing, series, repeats, stride, factors, ctx.kept, cotangents, gradient)
+        pull_back_matrices(system.side_by_side, played, carriers, mixing, series, repeats, stride, factors, ctx.kept, cotangents, gradient)
         return torch.from_numpy(gradient), torch.from_numpy(cotangents), None

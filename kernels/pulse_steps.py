@@ -1,13 +1,16 @@
-"""The inner loops of `kernels.pulses` for few vectors: exponentials of a driven Hamiltonian on one after the other, forward and backward.
+"""The inner loops of `kernels.pulses`: exponentials of a driven Hamiltonian on vectors, forward and backward, eight numbers at a time.
 
-Index arrays are unsigned, because Numba then leaves out the branch for indices that count from the end.
+The vectors of a stack follow each other in one flat array, each as a `Plan` describes it; `at` is where one begins.
 """
 
-from typing import Any, Final, NamedTuple
+import math
+from typing import Any, Final
 
 import numba
 import numpy as np
-import numpy.typing as npt
+
+from kernels.eights import EIGHT, load, minus, plus, spread, store, total
+from kernels.pulse_plans import Plan
 
 ORDER: Final = 7
 """Degree of the series of an exponential."""
@@ -17,227 +20,337 @@ _jit = numba.njit(cache=True, fastmath={"contract"}, error_model="numpy", nogil=
 _inlined = numba.njit(cache=True, fastmath={"contract"}, error_model="numpy", nogil=True, inline="always")
 
 
-class Sparse(NamedTuple):
-    """A driven Hamiltonian times half a sample's time, as arrays.
-
-    Attributes
-    ----------
-    energies
-        Diagonal, ``(states,)`` float64, shifted so that its range is symmetric about zero.
-    starts
-        First entry of each row, ``(states + 1,)`` uint64.
-    columns
-        Column of each entry off the diagonal, ``(entries,)`` uint64.
-    static_re, static_im
-        Value of each entry without drives, ``(entries,)`` float64.
-    term_upper, term_lower
-        Entry of each matrix element of a drive, and that of its conjugate, ``(terms,)`` uint64.
-    term_operators
-        The operator that it belongs to, ``(terms,)`` uint64.
-    term_rows, term_columns
-        Row and column of that matrix element, ``(terms,)`` uint64.
-    term_weights
-        Its value, ``(terms,)`` complex128.
-    """
-
-    energies: npt.NDArray[np.float64]
-    starts: npt.NDArray[np.uint64]
-    columns: npt.NDArray[np.uint64]
-    static_re: npt.NDArray[np.float64]
-    static_im: npt.NDArray[np.float64]
-    term_upper: npt.NDArray[np.uint64]
-    term_lower: npt.NDArray[np.uint64]
-    term_operators: npt.NDArray[np.uint64]
-    term_rows: npt.NDArray[np.uint64]
-    term_columns: npt.NDArray[np.uint64]
-    term_weights: npt.NDArray[np.complex128]
+@_jit
+def zeros(numbers: int) -> Any:
+    """Return so many zeros from the beginning of a line of the cache on: loads across two lines take half as long again."""
+    memory = np.zeros(numbers + EIGHT)
+    first = -(memory.ctypes.data // 8) % EIGHT
+    return memory[first : first + numbers]
 
 
-@_inlined
-def fill_entries(sparse: Sparse, drives: Any, scale: float, entries_re: Any, entries_im: Any) -> None:
-    """Write the Hamiltonian's entries off the diagonal for these values of the drives, times `scale`."""
-    static_re, static_im = sparse.static_re, sparse.static_im
-    for e in range(static_re.shape[0]):
-        entries_re[e] = scale * static_re[e]
-        entries_im[e] = scale * static_im[e]
-    for t in range(sparse.term_upper.shape[0]):
-        drive, weight = drives[sparse.term_operators[t]], sparse.term_weights[t]
-        x = scale * (drive.real * weight.real - drive.imag * weight.imag)
-        y = scale * (drive.real * weight.imag + drive.imag * weight.real)
-        upper, lower = sparse.term_upper[t], sparse.term_lower[t]
-        entries_re[upper] += x
-        entries_im[upper] += y
-        entries_re[lower] += x
-        entries_im[lower] -= y
-
-
-@_inlined
-def mix_drives(samples: Any, carriers: Any, mixing: Any, drives: Any) -> None:
-    """Write the value of each operator's drive: channels' samples times their carriers, mixed."""
+@_jit
+def exponent_bound(norms: Any, mixing: Any, samples: Any) -> float:
+    """Return a bound on the norm of the Hamiltonian times half a sample's time; it is finite only if all samples are."""
+    largest, unfit = 0.0, 0.0
+    for value in samples.flat:
+        square = value.real**2 + value.imag**2
+        largest = max(largest, square)
+        unfit += 0.0 * square
+    bound = norms[0] + unfit
     for q in range(mixing.shape[0]):
-        total = 0.0j
+        reach = 0.0
         for c in range(mixing.shape[1]):
-            total += mixing[q, c] * (samples[c] * carriers[c])
-        drives[q] = total
+            reach += abs(mixing[q, c])
+        bound += norms[1 + q] * reach * math.sqrt(largest) / 2
+    return float(bound)
 
 
 @_inlined
-def apply_exponential(sparse: Sparse, series: Any, scale: float, entries_re: Any, entries_im: Any, terms: Any, v: Any) -> None:
-    """Replace v by ``exp(-i H) v`` and leave the terms ``c_k (-i H)^k v`` behind; a vector is ``(states, 2)``, real and imaginary."""
-    states = v.shape[0]
-    energies, starts, columns = sparse.energies, sparse.starts, sparse.columns
-    first = terms[0]
-    for i in range(states):
-        first[i, 0] = series[0] * v[i, 0]
-        first[i, 1] = series[0] * v[i, 1]
-        v[i, 0] = first[i, 0]
-        v[i, 1] = first[i, 1]
-    for k in range(ORDER):
-        factor = series[k + 1]
-        now, after = terms[k], terms[k + 1]
-        for i in range(states):
-            energy = scale * energies[i]
-            x = energy * now[i, 0]
-            y = energy * now[i, 1]
-            for e in range(starts[i], starts[i + 1]):
-                j = columns[e]
-                x += entries_re[e] * now[j, 0] - entries_im[e] * now[j, 1]
-                y += entries_re[e] * now[j, 1] + entries_im[e] * now[j, 0]
-            after[i, 0] = y * factor
-            after[i, 1] = -x * factor
-            v[i, 0] += y * factor
-            v[i, 1] -= x * factor
+def fill_entries(plan: Plan, drives: Any, scale: float, entries: Any) -> None:
+    """Write what drives change of the Hamiltonian times `scale`; drives are eights, real and imaginary parts of each operator's."""
+    apart, further, other = entries.shape[0] // 3, plan.weights.shape[0] // 2, drives.shape[0] // 2
+    none, factor = spread(0.0), spread(scale)
+    for d in range(plan.driven.shape[0]):
+        place = plan.driven[d]
+        x, y = load(plan.static, place), load(plan.static, apart + place)
+        for t in range(plan.driven_starts[d], plan.driven_starts[d + 1]):
+            q = plan.operators[t]
+            drive_re, drive_im = load(drives, q), load(drives, other + q)
+            weight_re, weight_im = load(plan.weights, t * EIGHT), load(plan.weights, further + t * EIGHT)
+            x = minus(plus(x, drive_re, weight_re), drive_im, weight_im)
+            y = plus(plus(y, drive_re, weight_im), drive_im, weight_re)
+        store(entries, place, plus(none, factor, x))
+        store(entries, apart + place, plus(none, factor, y))
+        store(entries, 2 * apart + place, minus(none, factor, y))
 
 
 @_inlined
-def apply_adjoint(
-    sparse: Sparse, series: Any, scale: float, entries_re: Any, entries_im: Any, terms: Any, back: Any, w: Any, gradient: Any
-) -> None:
-    """Pull a cotangent w of ``exp(-i H) v`` back to v in place, and add that of the drives' values to `gradient`.
+def multiply(plan: Plan, energies: Any, entries: Any, share: float, stack: Any, at: int, out_at: int) -> None:
+    """Write ``share * first + i H v`` for the first vector and one more of the stack; the result may take the place of the first."""
+    half = plan.half
+    part, none, one = spread(share), spread(0.0), spread(1.0)
+    for eight in range(plan.starts.shape[0] - 1):
+        t = (eight + 1) * EIGHT
+        energy = load(energies, t - EIGHT)
+        x, y = minus(none, energy, load(stack, at + half + t)), plus(none, energy, load(stack, at + t))
+        # Two sums for each part: one would wait for itself.
+        more_x, more_y = plus(none, part, load(stack, t)), plus(none, part, load(stack, half + t))
+        for p in range(plan.starts[eight], plan.starts[eight + 1]):
+            column = at + plan.columns[p]
+            entry_re, entry_im = load(entries, plan.real[p]), load(entries, plan.imaginary[p])
+            v_re, v_im = load(stack, column), load(stack, half + column)
+            x, more_x = minus(x, entry_re, v_im), minus(more_x, entry_im, v_re)
+            y, more_y = plus(y, entry_re, v_re), minus(more_y, entry_im, v_im)
+        store(stack, out_at + t, plus(x, one, more_x))
+        store(stack, out_at + half + t, plus(y, one, more_y))
 
-    The terms are those that `apply_exponential` left behind; those of the way back go to ``back[k]``, times the series' factor.
+
+@_inlined
+def multiply_both(plan: Plan, energies: Any, entries: Any, share: float, sums: Any, at: int, powers: Any, powers_at: int) -> None:
+    """Write what `multiply` does before v in the stack `sums`, and ``i H u`` behind u in the stack `powers`: entries are read once."""
+    half = plan.half
+    size = 2 * half
+    part, none, one = spread(share), spread(0.0), spread(1.0)
+    for eight in range(plan.starts.shape[0] - 1):
+        t = (eight + 1) * EIGHT
+        energy = load(energies, t - EIGHT)
+        x, y = minus(none, energy, load(sums, at + half + t)), plus(none, energy, load(sums, at + t))
+        more_x, more_y = plus(none, part, load(sums, t)), plus(none, part, load(sums, half + t))
+        z, w = minus(none, energy, load(powers, powers_at + half + t)), plus(none, energy, load(powers, powers_at + t))
+        more_z, more_w = none, none
+        for p in range(plan.starts[eight], plan.starts[eight + 1]):
+            column, other = at + plan.columns[p], powers_at + plan.columns[p]
+            entry_re, entry_im = load(entries, plan.real[p]), load(entries, plan.imaginary[p])
+            v_re, v_im = load(sums, column), load(sums, half + column)
+            x, more_x = minus(x, entry_re, v_im), minus(more_x, entry_im, v_re)
+            y, more_y = plus(y, entry_re, v_re), minus(more_y, entry_im, v_im)
+            u_re, u_im = load(powers, other), load(powers, half + other)
+            z, more_z = minus(z, entry_re, u_im), minus(more_z, entry_im, u_re)
+            w, more_w = plus(w, entry_re, u_re), minus(more_w, entry_im, u_im)
+        store(sums, at - size + t, plus(x, one, more_x))
+        store(sums, at - half + t, plus(y, one, more_y))
+        store(powers, powers_at + size + t, plus(z, one, more_z))
+        store(powers, powers_at + size + half + t, plus(w, one, more_w))
+
+
+@_inlined
+def scale_last(plan: Plan, factor: float, stack: Any) -> None:
+    """Write the first vector of the stack times a number to the last."""
+    none, much, last = spread(0.0), spread(factor), ORDER * 2 * plan.half
+    for t in range(EIGHT, 2 * plan.half - EIGHT, EIGHT):
+        store(stack, last + t, plus(none, much, load(stack, t)))
+
+
+@_jit
+def sum_series(plan: Plan, energies: Any, entries: Any, series: Any, stack: Any) -> None:
+    """Replace the first vector of a stack by ``exp(i H)`` of it, the sum of a series by Horner's rule.
+
+    Vector k, from 1 to `ORDER`, becomes ``sum_a series[a + k] (i H)^a`` of it.
     """
-    states = w.shape[0]
-    energies, starts, columns = sparse.energies, sparse.starts, sparse.columns
-    last = back[ORDER - 1]
-    for i in range(states):
-        last[i, 0] = series[ORDER] * w[i, 0]
-        last[i, 1] = series[ORDER] * w[i, 1]
+    size = 2 * plan.half
+    scale_last(plan, series[ORDER], stack)
+    for k in range(ORDER - 1, -1, -1):
+        multiply(plan, energies, entries, series[k], stack, (k + 1) * size, k * size)
+
+
+@_inlined
+def keep_vector(plan: Plan, stack: Any, kept: Any, place: int, back: bool) -> None:
+    """Write the first vector of a stack to `kept` without its margins, or with `back` take it from there."""
+    numbers = plan.energies.shape[0]
+    for t in range(0, numbers, EIGHT):
+        own, other = EIGHT + t, plan.half + EIGHT + t
+        if back:
+            store(stack, own, load(kept, place + t))
+            store(stack, other, load(kept, place + numbers + t))
+        else:
+            store(kept, place + t, load(stack, own))
+            store(kept, place + numbers + t, load(stack, other))
+
+
+@_jit
+def pull_back(plan: Plan, energies: Any, entries: Any, series: Any, sums: Any, powers: Any, by_drive: Any) -> None:
+    """Pull a cotangent of ``exp(-i H) u`` back to u, and add those of the drives.
+
+    The cotangent is the first vector of the stack `sums`, which is filled as by `sum_series`, and u that of `powers`, which is filled with
+    ``(i H)^k u``.
+    """
+    half, further, other = plan.half, plan.weights.shape[0] // 2, by_drive.shape[0] // 2
+    size = 2 * half
+    scale_last(plan, series[ORDER], sums)
     for k in range(ORDER - 1, 0, -1):
-        now, before = back[k], back[k - 1]
-        factor = series[k]
-        for i in range(states):
-            energy = scale * energies[i]
-            x = energy * now[i, 0]
-            y = energy * now[i, 1]
-            for e in range(starts[i], starts[i + 1]):
-                j = columns[e]
-                x += entries_re[e] * now[j, 0] - entries_im[e] * now[j, 1]
-                y += entries_re[e] * now[j, 1] + entries_im[e] * now[j, 0]
-            # The adjoint of -i H is i H.
-            before[i, 0] = factor * (w[i, 0] - y)
-            before[i, 1] = factor * (w[i, 1] + x)
-    now = back[0]
-    for i in range(states):
-        energy = scale * energies[i]
-        x = energy * now[i, 0]
-        y = energy * now[i, 1]
-        for e in range(starts[i], starts[i + 1]):
-            j = columns[e]
-            x += entries_re[e] * now[j, 0] - entries_im[e] * now[j, 1]
-            y += entries_re[e] * now[j, 1] + entries_im[e] * now[j, 0]
-        w[i, 0] = series[0] * (w[i, 0] - y)
-        w[i, 1] = series[0] * (w[i, 1] + x)
-    rows, uppers = sparse.term_rows, sparse.term_columns
-    for t in range(rows.shape[0]):
-        i, j = rows[t], uppers[t]
-        x, y = 0.0, 0.0
+        multiply_both(plan, energies, entries, series[k], sums, (k + 1) * size, powers, (ORDER - 1 - k) * size)
+    multiply(plan, energies, entries, series[0], sums, size, 0)
+    for t in range(plan.operators.shape[0]):
+        x, y, more_x, more_y = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+        row, column = plan.rows[t], plan.opposite[t]
         for k in range(ORDER):
-            a_re, a_im, b_re, b_im = back[k, i, 0], back[k, i, 1], back[k, j, 0], back[k, j, 1]
-            c_re, c_im, d_re, d_im = terms[k, i, 0], terms[k, i, 1], terms[k, j, 0], terms[k, j, 1]
-            x += (a_re * d_im - a_im * d_re) + (b_re * c_im - b_im * c_re)
-            y += (a_re * d_re + a_im * d_im) - (b_re * c_re + b_im * c_im)
-        weight = sparse.term_weights[t]
-        x, y = scale * x, scale * y
-        gradient[sparse.term_operators[t]] += complex(x * weight.real + y * weight.imag, y * weight.real - x * weight.imag)
+            w, v = (k + 1) * size, k * size
+            w_row_re, w_row_im = load(sums, w + row), load(sums, w + half + row)
+            w_column_re, w_column_im = load(sums, w + column), load(sums, w + half + column)
+            v_row_re, v_row_im = load(powers, v + row), load(powers, v + half + row)
+            v_column_re, v_column_im = load(powers, v + column), load(powers, v + half + column)
+            if k % 2 == 0:
+                x = minus(plus(x, w_row_re, v_column_im), w_row_im, v_column_re)
+                more_x = minus(plus(more_x, w_column_re, v_row_im), w_column_im, v_row_re)
+                y = plus(plus(y, w_row_re, v_column_re), w_row_im, v_column_im)
+                more_y = minus(minus(more_y, w_column_re, v_row_re), w_column_im, v_row_im)
+            else:
+                # The vector's series is that of exp(-i H).
+                x = plus(minus(x, w_row_re, v_column_im), w_row_im, v_column_re)
+                more_x = plus(minus(more_x, w_column_re, v_row_im), w_column_im, v_row_re)
+                y = minus(minus(y, w_row_re, v_column_re), w_row_im, v_column_im)
+                more_y = plus(plus(more_y, w_column_re, v_row_re), w_column_im, v_row_im)
+        one = spread(1.0)
+        x, y = plus(x, one, more_x), plus(y, one, more_y)
+        weight_re, weight_im = load(plan.weights, t * EIGHT), load(plan.weights, further + t * EIGHT)
+        q = plan.operators[t]
+        store(by_drive, q, plus(plus(load(by_drive, q), x, weight_re), y, weight_im))
+        store(by_drive, other + q, minus(plus(load(by_drive, other + q), y, weight_re), x, weight_im))
+
+
+@_inlined
+def take_samples(plan: Plan, samples: Any, first: int, count: int, n: int, played: Any) -> None:
+    """Write sample n of each channel for so many vectors, as eights of real parts and then of imaginary ones."""
+    other = played.shape[0] // 2
+    for c in range(samples.shape[2]):
+        if plan.lanes == 1 or samples.shape[0] == 1:
+            value = samples[first if samples.shape[0] > 1 else 0, n, c]
+            store(played, c * EIGHT, spread(value.real))
+            store(played, other + c * EIGHT, spread(value.imag))
+        else:
+            for lane in range(count):
+                value = samples[first + lane, n, c]
+                played[c * EIGHT + lane] = value.real
+                played[other + c * EIGHT + lane] = value.imag
+
+
+@_inlined
+def mix_drives(played: Any, carriers: Any, mixing: Any, drives: Any) -> None:
+    """Write the values of the drives: channels' samples times their carriers, mixed."""
+    for q in range(mixing.shape[0]):
+        x, y = spread(0.0), spread(0.0)
+        for c in range(mixing.shape[1]):
+            factor = mixing[q, c] * carriers[c]
+            real, imaginary = spread(factor.real), spread(factor.imag)
+            played_re, played_im = load(played, c * EIGHT), load(played, played.shape[0] // 2 + c * EIGHT)
+            x, y = minus(plus(x, real, played_re), imaginary, played_im), plus(plus(y, real, played_im), imaginary, played_re)
+        store(drives, q * EIGHT, x)
+        store(drives, drives.shape[0] // 2 + q * EIGHT, y)
+
+
+@_inlined
+def unmix_drives(by_drive: Any, carriers: Any, mixing: Any, scale: float, by_played: Any) -> None:
+    """Add to the cotangents of samples what those of the drives make of them."""
+    for c in range(mixing.shape[1]):
+        own, other = c * EIGHT, by_played.shape[0] // 2 + c * EIGHT
+        x, y = load(by_played, own), load(by_played, other)
+        for q in range(mixing.shape[0]):
+            factor = scale * (mixing[q, c] * carriers[c])
+            real, imaginary = spread(factor.real), spread(factor.imag)
+            drive_re, drive_im = load(by_drive, q * EIGHT), load(by_drive, by_drive.shape[0] // 2 + q * EIGHT)
+            x, y = plus(plus(x, real, drive_re), imaginary, drive_im), minus(plus(y, real, drive_im), imaginary, drive_re)
+        store(by_played, own, x)
+        store(by_played, other, y)
+
+
+@_inlined
+def give_samples(plan: Plan, by_played: Any, first: int, count: int, n: int, gradient: Any) -> None:
+    """Add the cotangents of sample n to the gradient."""
+    other = by_played.shape[0] // 2
+    for c in range(gradient.shape[2]):
+        if plan.lanes == 1 or gradient.shape[0] == 1:
+            found = complex(total(load(by_played, c * EIGHT)), total(load(by_played, other + c * EIGHT)))
+            gradient[first if gradient.shape[0] > 1 else 0, n, c] += found
+        else:
+            for lane in range(count):
+                gradient[first + lane, n, c] = complex(by_played[c * EIGHT + lane], by_played[other + c * EIGHT + lane])
+
+
+@_inlined
+def mix_lane(samples: Any, which: int, n: int, carriers: Any, half: int, mixing: Any, lane: int, drives: Any) -> None:
+    """Write the values of the drives of one lane, where each has a sample of its own."""
+    for q in range(mixing.shape[0]):
+        value = 0.0j
+        for c in range(mixing.shape[1]):
+            value += mixing[q, c] * (samples[which, n, c] * carriers[n, half, c])
+        drives[q * EIGHT + lane] = value.real
+        drives[drives.shape[0] // 2 + q * EIGHT + lane] = value.imag
+
+
+@_inlined
+def unmix_lane(by_drive: Any, which: int, n: int, carriers: Any, half: int, mixing: Any, lane: int, scale: float, gradient: Any) -> None:
+    """Add to the gradient of a sample what the cotangents of the drives of one lane make of it."""
+    other = by_drive.shape[0] // 2
+    for c in range(mixing.shape[1]):
+        value = 0.0j
+        for q in range(mixing.shape[0]):
+            value += mixing[q, c].conjugate() * complex(by_drive[q * EIGHT + lane], by_drive[other + q * EIGHT + lane])
+        gradient[which, n, c] += scale * (carriers[n, half, c].conjugate() * value)
+
+
+@_jit
+def scale_energies(plan: Plan, scale: float, energies: Any, entries: Any) -> None:
+    """Write the Hamiltonian without drives times `scale`."""
+    for t in range(energies.shape[0]):
+        energies[t] = scale * plan.energies[t]
+    for t in range(entries.shape[0]):
+        entries[t] = scale * plan.static[t]
+
+
+@_jit
+def take_vectors(plan: Plan, rows: Any, first: int, count: int, stack: Any, back: bool) -> None:
+    """Copy rows of complex numbers into the lanes of the first vector of a stack, zeros into others, or with `back` out of them."""
+    if not back:
+        stack[: 2 * plan.half] = 0.0
+    for lane in range(count):
+        for i in range(plan.states):
+            place = EIGHT + i * plan.lanes + lane
+            if back:
+                rows[first + lane, i] = complex(stack[place], stack[plan.half + place])
+            else:
+                stack[place] = rows[first + lane, i].real
+                stack[plan.half + place] = rows[first + lane, i].imag
 
 
 @_jit
 def evolve_vectors(
-    sparse: Sparse, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, states: Any, terms: Any, keep: bool
+    plan: Plan, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, states: Any, kept: Any, keep: bool
 ) -> None:
-    """Evolve each vector in place; with `keep` the series' terms of every exponential stay in `terms`.
+    """Evolve each vector in place; with `keep` the vectors before every exponential stay in `kept`.
 
     Shapes: samples (batch or 1, samples, channels), carriers (samples, 2, channels), mixing (operators, channels), states
-    (batch, states), terms (batch or 1, exponentials or 1, ORDER + 1, states, 2).
+    (batch, states), kept (batch / lanes rounded up, exponentials * 2 * numbers of the diagonal).
     """
-    scale = 1.0 / repeats
-    drives = np.empty(mixing.shape[0], np.complex128)
-    entries_re = np.empty(sparse.columns.shape[0])
-    entries_im = np.empty(sparse.columns.shape[0])
-    v = np.empty((states.shape[1], 2))
-    for b in range(states.shape[0]):
-        for i in range(v.shape[0]):
-            v[i, 0] = states[b, i].real
-            v[i, 1] = states[b, i].imag
-        played = samples[b if samples.shape[0] > 1 else 0]
-        position = 0
-        for n in range(played.shape[0]):
+    taken, batch, scale = 2 * plan.energies.shape[0], states.shape[0], -1.0 / repeats
+    drives, played = zeros(2 * mixing.shape[0] * EIGHT), zeros(2 * mixing.shape[1] * EIGHT)
+    energies, entries = zeros(plan.energies.shape[0]), zeros(plan.static.shape[0])
+    stack = zeros((ORDER + 1) * 2 * plan.half)
+    scale_energies(plan, scale, energies, entries)
+    for first in range(0, batch, plan.lanes):
+        count, position = min(plan.lanes, batch - first), 0
+        take_vectors(plan, states, first, count, stack, False)
+        for n in range(samples.shape[1]):
+            take_samples(plan, samples, first, count, n, played)
             for half in range(2):
-                mix_drives(played[n], carriers[n, half], mixing, drives)
-                fill_entries(sparse, drives, scale, entries_re, entries_im)
+                mix_drives(played, carriers[n, half], mixing, drives)
+                fill_entries(plan, drives, scale, entries)
                 for _ in range(repeats):
-                    place = terms[b, position] if keep else terms[0, 0]
-                    apply_exponential(sparse, series, scale, entries_re, entries_im, place, v)
-                    position += 1
-        for i in range(v.shape[0]):
-            states[b, i] = complex(v[i, 0], v[i, 1])
+                    if keep:
+                        keep_vector(plan, stack, kept[first // plan.lanes], position, False)
+                        position += taken
+                    sum_series(plan, energies, entries, series, stack)
+        take_vectors(plan, states, first, count, stack, True)
 
 
 @_jit
 def pull_back_vectors(
-    sparse: Sparse,
-    samples: Any,
-    carriers: Any,
-    mixing: Any,
-    series: Any,
-    repeats: int,
-    terms: Any,
-    cotangents: Any,
-    gradient: Any,
+    plan: Plan, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, kept: Any, cotangents: Any, gradient: Any
 ) -> None:
     """Pull cotangents of the evolved vectors back to the vectors in place, and add those of the samples to `gradient`.
 
-    `terms` holds what `evolve_vectors` kept; `gradient` has the shape of `samples`.
+    `kept` is what `evolve_vectors` left; `gradient` has the shape of `samples`.
     """
-    scale = 1.0 / repeats
-    operators, channels = mixing.shape
-    drives = np.empty(operators, np.complex128)
-    by_drive = np.empty(operators, np.complex128)
-    entries_re = np.empty(sparse.columns.shape[0])
-    entries_im = np.empty(sparse.columns.shape[0])
-    back = np.empty((ORDER, cotangents.shape[1], 2))
-    w = np.empty((cotangents.shape[1], 2))
-    for b in range(cotangents.shape[0]):
-        for i in range(w.shape[0]):
-            w[i, 0] = cotangents[b, i].real
-            w[i, 1] = cotangents[b, i].imag
-        which = b if samples.shape[0] > 1 else 0
-        played = samples[which]
-        position = 2 * repeats * played.shape[0]
-        for n in range(played.shape[0] - 1, -1, -1):
+    taken, batch, scale = 2 * plan.energies.shape[0], cotangents.shape[0], 1.0 / repeats
+    drives, played = zeros(2 * mixing.shape[0] * EIGHT), zeros(2 * mixing.shape[1] * EIGHT)
+    by_drive, by_played = zeros(drives.shape[0]), zeros(played.shape[0])
+    energies, entries = zeros(plan.energies.shape[0]), zeros(plan.static.shape[0])
+    sums, powers = zeros((ORDER + 1) * 2 * plan.half), zeros(ORDER * 2 * plan.half)
+    scale_energies(plan, scale, energies, entries)
+    # What was kept last is the most likely to be in the caches still.
+    for first in range((batch - 1) // plan.lanes * plan.lanes, -1, -plan.lanes):
+        count, position = min(plan.lanes, batch - first), taken * 2 * repeats * samples.shape[1]
+        take_vectors(plan, cotangents, first, count, sums, False)
+        for n in range(samples.shape[1] - 1, -1, -1):
+            take_samples(plan, samples, first, count, n, played)
+            by_played[:] = 0.0
             for half in range(1, -1, -1):
-                mix_drives(played[n], carriers[n, half], mixing, drives)
-                fill_entries(sparse, drives, scale, entries_re, entries_im)
-                for q in range(operators):
-                    by_drive[q] = 0.0
+                mix_drives(played, carriers[n, half], mixing, drives)
+                fill_entries(plan, drives, scale, entries)
+                by_drive[:] = 0.0
                 for _ in range(repeats):
-                    position -= 1
-                    apply_adjoint(sparse, series, scale, entries_re, entries_im, terms[b, position], back, w, by_drive)
-                for c in range(channels):
-                    total = 0.0j
-                    for q in range(operators):
-                        total += mixing[q, c].conjugate() * by_drive[q]
-                    gradient[which, n, c] += carriers[n, half, c].conjugate() * total
-        for i in range(w.shape[0]):
-            cotangents[b, i] = complex(w[i, 0], w[i, 1])
+                    position -= taken
+                    keep_vector(plan, powers, kept[first // plan.lanes], position, True)
+                    pull_back(plan, energies, entries, series, sums, powers, by_drive)
+                unmix_drives(by_drive, carriers[n, half], mixing, scale, by_played)
+            give_samples(plan, by_played, first, count, n, gradient)
+        take_vectors(plan, cotangents, first, count, sums, True)

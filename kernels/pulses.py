@@ -19,8 +19,9 @@ from numpy.polynomial.chebyshev import cheb2poly, chebinterpolate
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.pulse_lanes import LANES, Runs, evolve_lanes, pull_back_lanes, sort_into_runs
-from kernels.pulse_steps import ORDER, Sparse, evolve_vectors, pull_back_vectors
+from kernels.eights import EIGHT
+from kernels.pulse_plans import Plan, plan
+from kernels.pulse_steps import ORDER, evolve_vectors, exponent_bound, pull_back_vectors
 from kernels.random import Backend, use_numba
 
 NODES: Final = (0.5 - math.sqrt(3) / 6, 0.5 + math.sqrt(3) / 6)
@@ -29,6 +30,8 @@ WEIGHTS: Final = ((0.25 + math.sqrt(3) / 6, 0.25 - math.sqrt(3) / 6), (0.25 - ma
 """Weights of the points in the first and the second exponential (Blanes and Moan, Appl. Numer. Math. 56, 1519 (2006))."""
 LARGEST_EXPONENT: Final = 0.4
 """Norm of a Hamiltonian times its time from which an exponential is taken in several parts: the series then errs by 1.3e-10 at most."""
+LARGEST_TURN: Final = 1000.0
+"""Norm of a Hamiltonian times half a sample's time that is refused: units are wrong then, and steps would be thousands a sample."""
 TAYLOR_RADIUS: Final = 0.02
 """Norm up to which the Taylor series is taken: it errs by rounding only, and the Chebyshev coefficients would drown in that."""
 REUSED_BYTES: Final = 1 << 25
@@ -49,8 +52,8 @@ class DrivenSystem:
         What the drives multiply, ``(operators, states, states)`` complex128, strictly upper triangular, dense or sparse.
     sample_seconds
         Duration of a sample.
-    sparse, runs
-        The same in units of half a sample, as the loops need it: row by row, and by runs along diagonals.
+    single, side_by_side
+        The same in units of half a sample, as the loops need it: for one vector, and for eight with Hamiltonians of their own.
     shift
         Energy that was taken off the diagonal there, rad/s.
     norms
@@ -60,8 +63,8 @@ class DrivenSystem:
     static: Tensor
     operators: Tensor
     sample_seconds: float
-    sparse: Sparse
-    runs: Runs
+    single: Plan
+    side_by_side: Plan
     shift: float
     norms: npt.NDArray[np.float64]
 
@@ -116,31 +119,20 @@ def driven_system(static: Tensor, operators: Tensor, sample_seconds: float) -> D
     half = 0.5 * sample_seconds
     energies = np.array([given.get((i, i), 0.0) for i in range(states)]).real
     shift = float(energies.max() + energies.min()) / 2
-    upper = sorted({(i, j) for i, j in given if i < j} | {(int(i), int(j)) for i, j in zip(term_rows, term_columns, strict=True)})
-    entries = sorted([*upper, *((j, i) for i, j in upper)])
-    place = {pair: e for e, pair in enumerate(entries)}
-    terms = [(int(i), int(j)) for i, j in zip(term_rows, term_columns, strict=True)]
-    held = np.array([half * given.get(pair, given.get(pair[::-1], 0.0).conjugate()) for pair in entries], np.complex128)
-    sparse = Sparse(
-        energies=half * (energies - shift),
-        starts=np.searchsorted(np.array([entry[0] for entry in entries]), np.arange(states + 1)).astype(np.uint64),
-        columns=np.array([entry[1] for entry in entries], np.uint64),
-        static_re=held.real.copy(),
-        static_im=held.imag.copy(),
-        term_upper=np.array([place[pair] for pair in terms], np.uint64),
-        term_lower=np.array([place[pair[::-1]] for pair in terms], np.uint64),
-        term_operators=numbers.astype(np.uint64),
-        term_rows=term_rows.astype(np.uint64),
-        term_columns=term_columns.astype(np.uint64),
-        term_weights=sample_seconds * weights,
-    )
+    terms = {
+        (int(q), int(i), int(j)): complex(sample_seconds * weight)
+        for q, i, j, weight in zip(numbers, term_rows, term_columns, weights, strict=True)
+    }
+    upper = sorted({(i, j) for i, j in given if i < j} | {(i, j) for _, i, j in terms})
+    above = {(i, j): half * given.get((i, j), given.get((j, i), 0.0 + 0.0j).conjugate()) for i, j in upper}
+    single, side_by_side = (plan(half * (energies - shift), above, terms, lanes) for lanes in (1, EIGHT))
     norms = np.zeros(1 + operators.shape[0])
-    norms[0] = _largest_row(half * np.abs(energies - shift), upper, half * np.abs([given.get(pair, 0.0) for pair in upper]))
+    norms[0] = _largest_row(half * np.abs(energies - shift), upper, np.abs([above[pair] for pair in upper]))
     for q in range(operators.shape[0]):
         own = numbers == q
         listed = list(zip(term_rows[own].tolist(), term_columns[own].tolist(), strict=True))
-        norms[1 + q] = _largest_row(np.zeros(states), listed, np.abs(sparse.term_weights[own]))
-    return DrivenSystem(static, operators, sample_seconds, sparse, sort_into_runs(sparse), shift, norms)
+        norms[1 + q] = _largest_row(np.zeros(states), listed, np.abs(sample_seconds * weights[own]))
+    return DrivenSystem(static, operators, sample_seconds, single, side_by_side, shift, norms)
 
 
 def _entries(name: str, matrix: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.complex128]]:
@@ -249,70 +241,71 @@ def evolve(
         return states @ evolve(system, samples, carriers, mixing, identity, backend=backend)
     if not use_numba(states.device, backend):
         return _evolve_torch(system, samples, carriers, mixing, states)
-    series, repeats = pulse_series(system, samples, mixing)
-    settings = (system, carriers, mixing, series, repeats)
+    radius, repeats = pulse_series(system, samples, mixing)
+    phase = math.remainder(system.shift * system.sample_seconds * len(carriers), 2 * math.pi)
+    settings = (
+        system.side_by_side if len(states) >= SIDE_BY_SIDE else system.single,
+        carriers,
+        mixing,
+        series_coefficients(radius),
+        repeats,
+        complex(math.cos(phase), -math.sin(phase)),
+    )
     if torch.is_grad_enabled() and (samples.requires_grad or states.requires_grad):
         result: Tensor = _Evolve.apply(samples, states, settings)  # type: ignore[no-untyped-call]
         return result
-    out = np.array(states.detach().resolve_conj().numpy())
-    wide = len(out) >= SIDE_BY_SIDE
-    _forward(settings, wide, _numpy(samples), out, np.empty(_kept_shape(settings, wide, 1, None)), False)
-    return torch.from_numpy(_turn_back(out, system, len(carriers)))
+    out = to_numpy(states).copy()
+    _forward(settings, to_numpy(samples), out, NOTHING_KEPT, False)
+    out *= settings[-1]
+    return torch.from_numpy(out)
 
 
-Settings = tuple[DrivenSystem, npt.NDArray[np.complex128], npt.NDArray[np.complex128], npt.NDArray[np.float64], int]
-"""System, carriers, mixing, factors of the series, and in how many parts an exponential is taken."""
-SIDE_BY_SIDE: Final = max(2, LANES // 2)
+Settings = tuple[Plan, npt.NDArray[np.complex128], npt.NDArray[np.complex128], npt.NDArray[np.float64], int, complex]
+"""Hamiltonian, carriers, mixing, coefficients of the series, in how many parts an exponential is taken, and the phase of the energy that
+was taken off the diagonal."""
+SIDE_BY_SIDE: Final = 3
 """Vectors from which on they are evolved side by side."""
+NOTHING_KEPT: Final = np.empty((1, 1))
 
 
-def _forward(settings: Settings, wide: bool, samples: Any, states: Any, kept: Any, keep: bool) -> None:
-    system, carriers, mixing, series, repeats = settings
-    if wide:
-        evolve_lanes(system.runs, samples, carriers, mixing, np.cumprod(series), repeats, states, kept, keep)
-    else:
-        evolve_vectors(system.sparse, samples, carriers, mixing, series, repeats, states, kept, keep)
+def _forward(settings: Settings, samples: Any, states: Any, kept: Any, keep: bool) -> None:
+    made, carriers, mixing, series, repeats, _ = settings
+    evolve_vectors(made, samples, carriers, mixing, series, repeats, states, kept, keep)
 
 
-def _backward(settings: Settings, wide: bool, samples: Any, kept: Any, cotangents: Any, gradient: Any) -> None:
-    system, carriers, mixing, series, repeats = settings
-    if wide:
-        pull_back_lanes(system.runs, samples, carriers, mixing, np.cumprod(series), repeats, kept, cotangents, gradient)
-    else:
-        pull_back_vectors(system.sparse, samples, carriers, mixing, series, repeats, kept, cotangents, gradient)
+def _backward(settings: Settings, samples: Any, kept: Any, cotangents: Any, gradient: Any) -> None:
+    made, carriers, mixing, series, repeats, _ = settings
+    pull_back_vectors(made, samples, carriers, mixing, series, repeats, kept, cotangents, gradient)
 
 
-def _kept_shape(settings: Settings, wide: bool, batch: int, samples: int | None) -> tuple[int, ...]:
-    """Return the shape of what the adjoint needs: of each exponential the vectors before it, or of few vectors the terms of its series.
-
-    Without a number of samples, that of the place where one exponential leaves them.
-    """
-    size, exponentials = settings[0].dimension, 1 if samples is None else 2 * settings[4] * samples
-    if wide:
-        return -(-batch // LANES), exponentials, 2, size * LANES
-    return batch, exponentials, ORDER + 1, size, 2
+def _kept_shape(settings: Settings, batch: int, samples: int) -> tuple[int, int]:
+    """Return the shape of what the adjoint needs: the vectors before each exponential."""
+    return -(-batch // settings[0].lanes), 2 * settings[4] * samples * 2 * len(settings[0].energies)
 
 
-def _numpy(tensor: Tensor) -> npt.NDArray[np.complex128]:
+def to_numpy(tensor: Tensor) -> npt.NDArray[np.complex128]:
+    """Return the numbers of a tensor, row by row."""
     return np.ascontiguousarray(tensor.detach().resolve_conj().numpy())
 
 
-def _turn_back(out: npt.NDArray[np.complex128], system: DrivenSystem, samples: int) -> npt.NDArray[np.complex128]:
-    """Give the vectors the phase of the energy that was taken off the diagonal."""
-    if system.shift:
-        out *= np.exp(-1j * math.remainder(system.shift * system.sample_seconds * samples, 2 * math.pi))
-    return out
-
-
-def pulse_series(system: DrivenSystem, samples: Tensor, mixing: npt.NDArray[np.complex128]) -> tuple[npt.NDArray[np.float64], int]:
-    """Return the factors of the series for amplitudes as these, and in how many parts an exponential is taken."""
-    played = samples.detach()
-    largest = float(played.abs().max()) if played.numel() else 0.0
-    if not math.isfinite(largest):
+def pulse_series(system: DrivenSystem, samples: Tensor, mixing: npt.NDArray[np.complex128]) -> tuple[float, int]:
+    """Return the radius of the series for amplitudes as these, and in how many parts an exponential is taken."""
+    bound = exponent_bound(system.norms, mixing, to_numpy(samples.cpu()))
+    if not math.isfinite(bound):
         raise ValueError("Argument `samples` must be finite, but holds nan or inf; do check what they are made of.")
-    bound = system.norms[0] + float(system.norms[1:] @ np.abs(mixing).sum(1)) * largest / 2
+    if bound > LARGEST_TURN:
+        raise ValueError(
+            f"Argument `system` must turn states by at most {LARGEST_TURN:g} rad in half a sample, but may by {bound:.3g}; do check units "
+            "of frequencies, amplitudes and `sample_seconds`"
+        )
     repeats = max(1, math.ceil(bound / LARGEST_EXPONENT))
-    return exponential_series(math.ceil(bound / repeats * 50) / 50), repeats
+    return math.ceil(bound / repeats * 50) / 50, repeats
+
+
+@cache
+def series_coefficients(radius: float) -> npt.NDArray[np.float64]:
+    """Return the coefficients of the polynomial of `exponential_series`, without the powers of -i."""
+    return np.cumprod(exponential_series(radius)).astype(np.float64)
 
 
 def _scaled(function: Any, radius: float, x: Any) -> Any:
@@ -370,33 +363,27 @@ class _Evolve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, samples: Tensor, states: Tensor, settings: Settings) -> Tensor:
-        system, carriers = settings[:2]
-        out = np.array(states.detach().resolve_conj().numpy())
-        wide = len(out) >= SIDE_BY_SIDE
-        shape = _kept_shape(settings, wide, len(out), len(carriers))
-        keep = math.prod(shape) * 8 <= KEPT_BYTES
-        kept = _Kept(shape if keep else _kept_shape(settings, wide, 1, None))
-        _forward(settings, wide, _numpy(samples), out, kept.numbers, keep)
-        ctx.kept = kept if keep else None
-        ctx.settings = settings
+        out = to_numpy(states).copy()
+        shape = _kept_shape(settings, len(out), samples.shape[1])
+        kept = _Kept(shape) if math.prod(shape) * 8 <= KEPT_BYTES else None
+        _forward(settings, to_numpy(samples), out, NOTHING_KEPT if kept is None else kept.numbers, kept is not None)
+        ctx.kept, ctx.settings = kept, settings
         ctx.save_for_backward(samples, states)
-        return torch.from_numpy(_turn_back(out, system, len(carriers)))
+        out *= settings[-1]
+        return torch.from_numpy(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
         samples, states = ctx.saved_tensors
-        system, carriers = ctx.settings[:2]
-        played = _numpy(samples)
-        cotangents = np.array(upstream[0].resolve_conj().numpy())
+        played = to_numpy(samples)
         # The adjoint of a phase is its conjugate.
-        if system.shift:
-            cotangents *= np.exp(1j * math.remainder(system.shift * system.sample_seconds * len(carriers), 2 * math.pi))
+        cotangents = to_numpy(upstream[0]) * ctx.settings[-1].conjugate()
         gradient = np.zeros_like(played)
         if ctx.kept is not None:
-            _backward(ctx.settings, len(cotangents) >= SIDE_BY_SIDE, played, ctx.kept.numbers, cotangents, gradient)
+            _backward(ctx.settings, played, ctx.kept.numbers, cotangents, gradient)
         else:
-            _pull_back_in_segments(ctx.settings, played, _numpy(states), cotangents, gradient)
+            _pull_back_in_segments(ctx.settings, played, to_numpy(states), cotangents, gradient)
         return torch.from_numpy(gradient), torch.from_numpy(cotangents), None
 
 
@@ -408,25 +395,23 @@ def _pull_back_in_segments(
     gradient: npt.NDArray[np.complex128],
 ) -> None:
     """Repeat the forward pass in segments of samples that fit into the memory, last segment first."""
-    system, carriers, mixing, series, repeats = settings
-    count, wide = len(carriers), len(states) >= SIDE_BY_SIDE
-    width = LANES if wide else 1
-    each = math.prod(_kept_shape(settings, wide, width, 1)) * 8
+    made, carriers, mixing, series, repeats, phase = settings
+    count, lanes = len(carriers), made.lanes
+    each = math.prod(_kept_shape(settings, lanes, 1)) * 8
     length = max(1, min(KEPT_BYTES // each, math.isqrt(count * 12 * repeats) + 1))
     edges = [*range(0, count, length), count]
-    kept = np.empty(_kept_shape(settings, wide, width, length))
-    none = kept[:, :1]
-    for b in range(0, len(states), width):
-        which = slice(b, b + width) if len(played) > 1 else slice(0, 1)
-        starts, vectors = [], states[b : b + width].copy()
+    kept = np.empty(_kept_shape(settings, lanes, length))
+    for b in range(0, len(states), lanes):
+        which = slice(b, b + lanes) if len(played) > 1 else slice(0, 1)
+        starts, vectors = [], states[b : b + lanes].copy()
         for first, last in pairwise(edges):
             starts.append(vectors.copy())
-            part = (system, carriers[first:last], mixing, series, repeats)
-            _forward(part, wide, played[which, first:last], vectors, none, False)
+            part = (made, carriers[first:last], mixing, series, repeats, phase)
+            _forward(part, played[which, first:last], vectors, NOTHING_KEPT, False)
         for (first, last), vectors in zip(reversed(list(pairwise(edges))), reversed(starts), strict=True):
-            part = (system, carriers[first:last], mixing, series, repeats)
-            _forward(part, wide, played[which, first:last], vectors, kept, True)
-            _backward(part, wide, played[which, first:last], kept, cotangents[b : b + width], gradient[which, first:last])
+            part = (made, carriers[first:last], mixing, series, repeats, phase)
+            _forward(part, played[which, first:last], vectors, kept, True)
+            _backward(part, played[which, first:last], kept, cotangents[b : b + lanes], gradient[which, first:last])
 
 
 def _evolve_torch(
@@ -438,7 +423,8 @@ def _evolve_torch(
     static = (system.static.to_dense().to(device) - system.shift * identity) * (0.5 * system.sample_seconds)
     operators = system.operators.to_dense().to(device) * system.sample_seconds
     weights, mixer = torch.from_numpy(carriers).to(device), torch.from_numpy(mixing).to(device)
-    series, repeats = pulse_series(system, samples, mixing)
+    radius, repeats = pulse_series(system, samples, mixing)
+    series = exponential_series(radius)
     vectors = states.unsqueeze(-1)
     for n in range(len(carriers)):
         for half in range(2):

@@ -43,6 +43,7 @@ def two_features(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack([0.5 + 0.4 * large, 0.5 + 0.02 * sign], 1), classes
 
 
+@pytest.mark.long
 def test_training_against_attacks_recovers_what_they_take() -> None:
     """A clean classifier leans on the small feature, and an attack of twice its size takes all; the large one is then still right."""
     for seed in range(2):

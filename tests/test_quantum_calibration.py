@@ -17,8 +17,9 @@ from devices.quantum.experiment import Bench
 from devices.quantum.fidelity import GATES, average_gate_fidelity, computational_states, gate_fidelity
 from devices.quantum.rabi import fine_amplitude, rabi_scan
 from devices.quantum.ramsey import ramsey_fringes
-from devices.quantum.readout import assignment_matrix
+from devices.quantum.readout import assignment_matrix, bit_probabilities
 from devices.quantum.sequences import PulseBuilder, frame_turns
+from devices.quantum.stretching import stretched_gates
 from simulator.quantum.mitigation import extrapolate, invert_readout, stretch
 
 JAKARTA = TransmonBackend.preset("jakarta_like")
@@ -131,6 +132,27 @@ def test_calibration_refuses_what_it_cannot_do() -> None:
         calibrate(JAKARTA, shots=0)
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"frequency_hertz": 5.0144e9 + 3e6}, "must differ by more than twice their exchange"),
+        ({"drive_hertz": 1e6}, "`drive_hertz` of transmon 0 must be above 2.6"),
+        ({"anharmonicity_hertz": 0.0}, "`anharmonicity_hertz` of transmon 0 must not be 0"),
+    ],
+)
+def test_calibration_refuses_a_chip_without_gates_and_says_why(change: dict, line: str) -> None:
+    chip = BARE.replace(transmons=(BARE.transmons[0].replace(**change), BARE.transmons[1]))
+    with pytest.raises(DesignError) as error:
+        calibrate(chip)
+    assert line in str(error.value)
+
+
+@pytest.mark.parametrize("shapes", [{"single": Gaussian(duration_samples=160, sigma_samples=40)}, {"cross": X}])
+def test_calibration_refuses_shapes_of_another_kind(shapes: dict) -> None:
+    with pytest.raises(DesignError, match="`single` and `cross` must be a Drag and a GaussianSquare"):
+        calibrate(BARE, **shapes)
+
+
 # mitigation
 
 
@@ -149,6 +171,65 @@ def test_stretched_pulses_make_the_same_turn_with_more_noise() -> None:
     assert float((plain - slow).abs().max()) < 5e-3
     noise = [1 - float(JAKARTA.populations(stretch(schedule, factor))[0]) for factor in (1.0, 1.5, 2.0)]
     assert noise[0] < noise[1] < noise[2]
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_stretched_controlled_not_reads_as_before(factor: int) -> None:
+    """The fit leaves an infidelity of 1e-4; amplitudes in proportion move 1e-2 per factor to where the pair disagrees."""
+    ideal = JAKARTA.ideal()
+    schedule = PulseBuilder(JAKARTA).sx(0).rz(0, 0.4).cx(0, 1).measure().schedule()
+    slow = stretch(schedule, factor, backend=JAKARTA)
+    assert slow.acquisitions[0].start == factor * schedule.acquisitions[0].start
+    assert float((ideal.probabilities(slow) - ideal.probabilities(schedule)).abs().max()) < 0.01
+    with pytest.warns(UserWarning, match="give `backend`"):
+        proportional = stretch(schedule, factor)
+    apart = [float(ideal.probabilities(one)[1:3].sum()) for one in (slow, proportional)]
+    assert apart[0] < 1e-3 and apart[1] > 0.02
+
+
+@pytest.mark.parametrize(("name", "control"), [("zx", 0), ("ecr", 0), ("ecr", 1), ("cx", 0), ("cx", 1)])
+def test_a_stretched_schedule_is_that_of_the_stretched_gates(name: str, control: int) -> None:
+    """Frames included: what the gate's virtual Z changes by is made up for before the pulses that follow, in the other order with the half
+    turn that closes an echo. On the lowest two levels that is the same up to the common phase; a wrong sign would be 4e-4.
+    """
+    slow = JAKARTA.replace(gates=stretched_gates(JAKARTA, 2.0))
+
+    def played(chip: TransmonBackend) -> Schedule:
+        builder = getattr(PulseBuilder(chip).sx(0).rz(0, 0.4), name)(control, 1 - control)
+        return builder.sx(1).rz(1, 0.3).sx(0).schedule()
+
+    states = computational_states(JAKARTA.levels, [0, 1])
+    found = JAKARTA.unitary(stretch(played(JAKARTA), 2, backend=JAKARTA), frames=True)[states][:, states]
+    expected = slow.unitary(played(slow), frames=True)[states][:, states]
+    overlap = (found.conj() * expected).sum()
+    torch.testing.assert_close(found * overlap / overlap.abs(), expected, rtol=0, atol=1e-5)
+
+
+def test_stretched_gates_are_the_gates_that_were_calibrated() -> None:
+    """Average infidelity to what each gate does unstretched; that of single turns is the ZZ beside them, acting twice as long."""
+    closed = JAKARTA.closed()
+    slow = closed.replace(gates=stretched_gates(JAKARTA, 2.0))
+    states = computational_states(closed.levels, [0, 1])
+    for name, where in (("x", (0,)), ("sx", (1,)), ("zx", (0, 1))):
+        blocks = [
+            chip.unitary(getattr(PulseBuilder(chip), name)(*where).schedule(), frames=True)[states][:, states] for chip in (closed, slow)
+        ]
+        left, _, right = torch.linalg.svd(blocks[0])
+        assert 1 - average_gate_fidelity(blocks[1], left @ right)[0] < 2e-4
+    assert stretched_gates(JAKARTA, 1.0) == JAKARTA.gates
+
+
+def test_extrapolation_of_an_entangled_pair_sees_noise_alone() -> None:
+    schedule = PulseBuilder(JAKARTA).rz(0, math.pi / 2).sx(0).rz(0, math.pi / 2).cx(0, 1).schedule()
+
+    def parity(chip: TransmonBackend, factor: float) -> float:
+        found = bit_probabilities(chip, chip.populations(stretch(schedule, factor, backend=JAKARTA)))
+        return float(found[0] - found[1] - found[2] + found[3])
+
+    result = extrapolate(lambda factor: parity(JAKARTA, factor))
+    assert result.factors == (1.0, 2.0, 3.0)
+    clean = parity(JAKARTA.ideal(), 1.0)
+    assert abs(result.value - clean) < 0.25 * abs(result.measured[0] - clean)
 
 
 def test_extrapolation_brings_an_expectation_back() -> None:
@@ -172,9 +253,25 @@ def test_extrapolation_brings_an_expectation_back() -> None:
     [
         (lambda: invert_readout({}, np.eye(1)), "`counts` must hold"),
         (lambda: invert_readout({"00": 1, "1": 2}, np.eye(4)), "`counts` must hold"),
+        (lambda: invert_readout({"ab": 3}, np.eye(4)), "but got 'ab'; write strings of 0 and 1"),
+        (lambda: invert_readout({"0x0": 3}, np.eye(8)), "but got '0x0'; write strings of 0 and 1"),
+        (lambda: invert_readout({"00": -3, "11": 10}, np.eye(4)), "numbers from 0 on, not all 0"),
+        (lambda: invert_readout({"0": math.nan}, np.eye(2)), "numbers from 0 on, not all 0"),
         (lambda: invert_readout({"0": 1}, np.eye(4)), "`matrix` must be 2 x 2"),
+        (lambda: invert_readout({"0": 1}, np.array([[1.2, 0.1], [-0.2, 0.9]])), "but column 0 is [ 1.2 -0.2], of sum 1"),
+        (lambda: invert_readout({"0": 1}, np.array([[0.9, 0.3], [0.1, 0.9]])), "but column 1 is [0.3 0.9], of sum 1.2"),
+        (lambda: invert_readout({"0": 1}, np.array([[0.9, math.nan], [0.1, 0.9]])), "but column 1 is"),
+        (lambda: invert_readout({"00": 1}, np.full((4, 4), 0.25)), "must tell the bit strings apart"),
         (lambda: stretch(Schedule(), 0.5), "`factor` must be at least 1"),
         (lambda: stretch(Schedule().play("d0", X), 1.03), "whole multiples of 16"),
+        (lambda: stretch(Schedule().play("d0", X), 1.03), "a multiple of 0.1, as 1 or 1.1"),
+        (lambda: stretch(PulseBuilder(JAKARTA).cx(0, 1).schedule(), 1.5, backend=JAKARTA), "a multiple of 1, as 1 or 2"),
+        (lambda: stretch(None, 2), "`schedule` must be a Schedule, but got a NoneType"),
+        (lambda: stretch(Schedule(), 2, backend="jakarta"), "`backend` must be a TransmonBackend or None, but got a str"),
+        (lambda: extrapolate(lambda factor: factor, degree=0), "`degree` must be an integer of at least 1, but got 0"),
+        (lambda: extrapolate(lambda factor: factor, degree=1.5), "`degree` must be an integer of at least 1, but got 1.5"),
+        (lambda: extrapolate(lambda factor: np.ones(2)), "`measure` must return a finite number, but at 1 returned array"),
+        (lambda: extrapolate(lambda factor: math.nan), "`measure` must return a finite number, but at 1 returned nan"),
         (lambda: extrapolate(lambda factor: factor, (1.0, 1.0)), "at least 2 different"),
     ],
 )
@@ -197,11 +294,7 @@ def test_schedules_go_to_qiskit_and_back() -> None:
     for shape in shapes:
         schedule = schedule.play("m0", shape)
     again = from_qiskit(to_qiskit(schedule))
-
-    def order(one: Schedule) -> list:
-        return sorted(one.instructions, key=lambda part: (part.start, part.channel, type(part).__name__))
-
-    assert order(again) == order(schedule)
+    assert again.instructions == schedule.instructions
 
 
 def test_states_equal_those_of_qiskit_dynamics() -> None:

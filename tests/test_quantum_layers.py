@@ -109,6 +109,39 @@ def test_an_empty_batch_stays_empty() -> None:
         assert layer(torch.zeros(0, 2)).shape == (0, 2)
 
 
+def test_an_empty_batch_passes_a_compiled_hybrid() -> None:
+    chip = sim.compile(hybrid(), IDEAL, example_inputs=X)
+    assert chip.eval()(torch.zeros(0, 4)).shape == (0, 3)
+
+
+def test_coverage_says_where_a_chip_scales_the_pulses_by_gates_of_its_own() -> None:
+    """Weights are turns in proportion to a chip's own half turn: with a drive half as strong, twice the amplitude makes the same state."""
+    alone = JAKARTA.part([0]).ideal()
+    gates = alone.gates.replace(x=(alone.gates.x[0].replace(amplitude=2 * alone.gates.x[0].amplitude),))
+    weaker = alone.replace(gates=gates, transmons=(alone.transmons[0].replace(drive_hertz=alone.transmons[0].drive_hertz / 2),))
+    model = nn.Sequential(PulseCircuit(alone, inputs=1))
+    outputs = []
+    for backend, said in ((alone, False), (weaker, True)):
+        chip = sim.compile(model, backend, example_inputs=X[:, :1])
+        assert ("not those that the layer was made with" in chip.coverage.set_index("layer").loc["0"]["reason"]) == said
+        chip.layers["0"].shots = None
+        outputs.append(chip(X[:, :1]))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-5)
+
+
+def test_many_shots_come_as_near_as_they_should() -> None:
+    """With a billion shots the deviations are those of binomials, 1.6e-5 at most, and take no longer than a few."""
+    chip = sim.compile(nn.Sequential(VariationalCircuit(inputs=4, qubits=2, seed=4, readout="probabilities")), IDEAL, example_inputs=X)
+    layer = chip.layers["0"]
+    layer.shots = None
+    exact = chip(X).double()
+    layer.shots = 10**9
+    deviation = (exact * (1 - exact) / 1e9).sqrt()
+    assert bool(((chip(X).double() - exact).abs() < 5 * deviation + 1e-6).all())
+    with pytest.raises(ValueError, match="`shots` must be None or an integer of at least 1, but got 0"):
+        layer.shots = 0
+
+
 def test_gradients_of_gates_equal_finite_differences() -> None:
     layer = VariationalCircuit(inputs=4, qubits=2, layers=2, seed=1)
     weight = layer.weight.detach().double().requires_grad_(True)
@@ -249,8 +282,27 @@ def test_mixed_hardware_takes_both_kinds_of_layers() -> None:
 @pytest.mark.parametrize(
     ("build", "line"),
     [
-        (lambda: VariationalCircuit(inputs=0, qubits=2), "`inputs` and `reads`"),
-        (lambda: VariationalCircuit(inputs=2, qubits=2, reads=[3]), "`inputs` and `reads`"),
+        (lambda: VariationalCircuit(inputs=0, qubits=2), "`inputs` must be an integer of at least 1, but got 0"),
+        (lambda: VariationalCircuit(inputs=2, qubits=2, reads=[3]), "`reads` must be a list of different qubits of 0 to 1, but got [3]"),
+        (lambda: VariationalCircuit(inputs=2, qubits=2, reads=[0, 0]), "`reads` must be a list of different qubits"),
+        (lambda: VariationalCircuit(inputs=2, qubits=2, reads=[0], readout="probabilities"), "`reads` must be None for probabilities"),
+        (lambda: VariationalCircuit(inputs=2, qubits=0), "`qubits` must be an integer of at least 1, but got 0"),
+        (lambda: VariationalCircuit(inputs=2, qubits=2.0), "`qubits` must be an integer of at least 1, but got 2.0"),
+        (lambda: VariationalCircuit(inputs=2, qubits=2, seed=1.5), "`seed` must be an integer, but got 1.5"),
+        (lambda: VariationalCircuit(inputs=1, qubits=3, circuit=Circuit(2).rotate("rx", 0, 0)), "`qubits` must be that of `circuit`, 2"),
+        (lambda: VariationalCircuit(inputs=3, qubits=1, circuit=Circuit(1).rotate("rx", 0, 0)), "but takes none of [1, 2]"),
+        (lambda: PulseCircuit(None, inputs=2), "`backend` must be a TransmonBackend, but got a NoneType"),
+        (lambda: Circuit(1).rotate("rx", 0, -1), "by their number from 0 on, but takes [-1]"),
+        (lambda: Circuit(1).add("rx", 0, angle=math.nan), "rx must have a finite angle"),
+        (lambda: Circuit(0), "`qubits` must be an integer of at least 1, but got 0"),
+        (
+            lambda: sim.compile(nn.Sequential(PulseCircuit(JAKARTA, inputs=2)), JAKARTA.part([0]), example_inputs=torch.zeros(1, 2)),
+            "must be laid out as the chip that the pulses were made for, 2 transmons and gates of ((0, 1),), but has 1 and ()",
+        ),
+        (
+            lambda: sim.compile(nn.Sequential(PulseCircuit(JAKARTA, inputs=2)), JAKARTA.part([1, 0]), example_inputs=torch.zeros(1, 2)),
+            "but has 2 and ((1, 0),)",
+        ),
         (lambda: VariationalCircuit(inputs=2, qubits=2, readout="x"), "`readout` must be"),
         (lambda: VariationalCircuit(inputs=2, qubits=2, layers=-1), "`layers` must be an integer of at least 1"),
         (lambda: PulseCircuit(JAKARTA, inputs=2, layers=0), "`layers` must be an integer of at least 1"),

@@ -21,13 +21,15 @@ from devices import (
     Transmon,
     TransmonBackend,
 )
-from devices.quantum import GateSet
+from devices.quantum import GateSet, SetPhase
 from devices.quantum import model as models
 from devices.quantum.cross_resonance import cr_tomography
 from devices.quantum.decoherence import channel_factors, collapse_operators, lindbladian
 from devices.quantum.experiment import Bench
+from devices.quantum.fidelity import GATES, average_gate_fidelity, computational_states
 from devices.quantum.model import model_of
 from devices.quantum.playing import play
+from devices.quantum.readout import multinomial_counts
 from devices.quantum.sequences import PulseBuilder
 from devices.quantum.trajectory import Trajectory
 from kernels import Key
@@ -262,6 +264,52 @@ def test_shots_scatter_as_a_binomial() -> None:
     assert backend.run(schedule, shots=200, seed=5) == backend.run(schedule, shots=200, seed=5)
 
 
+@pytest.mark.parametrize("shots", [7, 1000, 10**12])
+def test_counts_drawn_at_once_are_multinomial(shots: int) -> None:
+    """Means, variances and covariances of 3000 draws, each within five of its own standard errors."""
+    shares, draws = np.array([0.1, 0.0, 0.2, 0.05, 0.65]), 3000
+    counts = multinomial_counts(np.tile(shares, (draws, 1)), shots, Key.of(seed=3))
+    assert (counts.sum(1) == shots).all() and (counts[:, 1] == 0).all() and (counts >= 0).all()
+    open_ = shares > 0
+    scaled = (counts - shots * shares)[:, open_] / math.sqrt(shots)
+    covariance = np.diag(shares) - np.outer(shares, shares)
+    deviations = np.sqrt(np.diag(covariance)[open_])
+    assert (np.abs(scaled.mean(0)) < 5 * deviations / math.sqrt(draws)).all()
+    # An estimated covariance has the standard error sqrt((s_ab^2 + s_aa s_bb) / n), and a bit more where few shots make tails heavy.
+    expected = covariance[np.ix_(open_, open_)]
+    error = np.sqrt((expected**2 + np.outer(deviations, deviations) ** 2) / draws) * math.sqrt(1 + 3 / shots)
+    assert (np.abs(np.cov(scaled.T) - expected) < 5 * error).all()
+
+
+def test_any_number_of_shots_is_counted_at_once() -> None:
+    schedule = PulseBuilder(JAKARTA).sx(0).measure([0]).schedule()
+    shots = 10**12
+    found = JAKARTA.run(schedule, shots=shots, seed=1)
+    share = float(JAKARTA.probabilities(schedule)[1])
+    assert found.shots == shots
+    assert abs(found["1"] / shots - share) < 5 * math.sqrt(share * (1 - share) / shots)
+
+
+def test_a_list_of_schedules_is_run_one_after_the_other() -> None:
+    schedules = [PulseBuilder(JAKARTA).sx(0).measure([0]).schedule()] * 2
+    counts = JAKARTA.run(schedules, shots=500, seed=4)
+    assert counts[0] == JAKARTA.run(schedules[0], shots=500, seed=4) and counts[0] != counts[1]
+    assert JAKARTA.run([], shots=500) == []
+
+
+def test_the_propagator_with_frames_is_the_gate() -> None:
+    ideal = JAKARTA.ideal()
+    states = computational_states(3, [0, 1])
+    for name, control, target in (("cx", 0, 1), ("cx", 1, 0), ("ecr", 0, 1)):
+        schedule = getattr(PulseBuilder(ideal), name)(control, target).schedule()
+        order = computational_states(3, [control, target])
+        block = ideal.unitary(schedule, frames=True)[order][:, order]
+        assert average_gate_fidelity(block, GATES[name])[0] > 0.999
+    turned = Schedule().shift_phase("d1", 0.3).add(SetPhase(channel="d1", start=0, phase_rad=0.7)).shift_phase("d1", 0.1)
+    expected = torch.diag(torch.exp(0.8j * torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)))
+    torch.testing.assert_close(ideal.unitary(turned, frames=True)[states][:, states], expected, rtol=0, atol=1e-12)
+
+
 def test_readout_of_a_product_state_is_not_correlated() -> None:
     schedule = PulseBuilder(JAKARTA).sx(0).sx(1).measure().schedule()
     counts = JAKARTA.run(schedule, shots=40_000, seed=1)
@@ -376,6 +424,23 @@ def chain(count: int, levels: int = 4) -> TransmonBackend:
         (lambda: JAKARTA.replace(assignment=np.eye(4).tolist()).part([0]), "`assignment` must be None for a part"),
         (lambda: JAKARTA.run(Schedule()), "must record at least one"),
         (lambda: JAKARTA.run(Schedule().acquire([0], 1600), shots=0), "`shots` must be"),
+        (lambda: JAKARTA.run(Schedule().acquire([0], 1600), shots=10**16), "at least 1 and at most 1e+15"),
+        (lambda: JAKARTA.run(Schedule().acquire([0], 1600), seed=1.5), "`seed` must be an integer, but got 1.5"),
+        (lambda: JAKARTA.drifted(0, trial=0.5), "`trial` must be an integer, but got 0.5"),
+        (lambda: JAKARTA.run([Schedule().acquire([0], 1600), None]), "`schedule` must be a Schedule, but got a NoneType"),
+        (lambda: JAKARTA.run([Schedule()]), "must record at least one"),
+        (lambda: JAKARTA.follow(Schedule(), points=0), "`points` must be an integer of at least 1, but got 0"),
+        (lambda: Schedule().acquire(0, 1024), "`transmons` must be a list of numbers from 0, but got 0; write [0]"),
+        (lambda: Schedule.from_json(None), "`text` must be a text, but got a NoneType"),
+        (lambda: PulseBuilder(JAKARTA).measure(0), "`transmons` must be a list of numbers from 0, but got 0"),
+        (lambda: PulseBuilder(JAKARTA).measure([2]), "`transmon` must be 0 to 1, but got 2"),
+        (lambda: PulseBuilder(JAKARTA).barrier(9), "`transmon` must be 0 to 1, but got 9"),
+        (lambda: PulseBuilder(JAKARTA).x(5), "`transmon` must be 0 to 1, but got 5"),
+        (lambda: PulseBuilder(JAKARTA).rz(0, "a"), "`angle_rad` must be a finite number, but got 'a'"),
+        (lambda: PulseBuilder(JAKARTA).cx(0, 0), "`target` must be another transmon than `control`"),
+        (lambda: JAKARTA.unitary(Schedule().to_json()), "`schedule` must be a Schedule, but got a str"),
+        (lambda: JAKARTA.part(0), "`transmons` must be a list"),
+        (lambda: JAKARTA.unitary(Schedule().play("a0", Constant(duration_samples=64, amplitude=0.1))), "is for recordings"),
         (lambda: PulseBuilder(alone()).sx(0), "`sx` must have a pulse"),
         (lambda: PulseBuilder(JAKARTA.replace(gates=None)), "`gates` must be calibrated"),
         (lambda: PulseBuilder(JAKARTA).zx(1, 0), "must have the pair (1, 0)"),
@@ -391,3 +456,11 @@ def test_more_transmons_than_memory_allows_are_refused_with_the_bytes() -> None:
     backend = chain(14)
     with pytest.raises(DesignError, match=r"unitary evolution of 14 transmons of 4 levels needs 4\.61e\+18 bytes of the"):
         backend.unitary(Schedule())
+
+
+def test_a_long_open_evolution_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it begins: seven transmons of three levels take an hour for what two take a millisecond."""
+    monkeypatch.setattr("devices.quantum.backend.FLOPS", 1.0)  # 16 * 9**3 * 32 of them
+    short = Schedule().play("d0", Constant(duration_samples=64, amplitude=0.1))
+    with pytest.warns(UserWarning, match=r"open evolution of 2 transmons of 3 levels over 64 samples takes some 6221 minutes"):
+        JAKARTA.evolve(short)

@@ -56,6 +56,31 @@ def test_a_schedule_never_changes() -> None:
         longer.name = "other"
 
 
+def test_a_schedule_has_one_order_however_it_was_given() -> None:
+    """At one time frames change before what starts then; SetPhase and ShiftPhase of one time stay in their order."""
+    parts = [
+        Play(channel="d1", start=0, waveform=X),
+        Play(channel="d0", start=160, waveform=X),
+        Play(channel="d0", start=0, waveform=X),
+        SetPhase(channel="d0", start=160, phase_rad=0.5),
+        ShiftPhase(channel="d0", start=160, phase_rad=0.25),
+    ]
+    schedule = Schedule(instructions=tuple(parts))
+    assert [parts.index(one) for one in schedule.instructions] == [2, 0, 3, 4, 1]
+    unsorted = json.loads(schedule.to_json())
+    unsorted["instructions"] = [unsorted["instructions"][place] for place in (4, 1, 2, 3, 0)]
+    assert Schedule.from_json(json.dumps(unsorted)) == schedule
+    samples = play(model_of(BACKEND), schedule).samples
+    np.testing.assert_allclose(samples[160:, 0], X.samples() * np.exp(0.75j), atol=1e-15)
+
+
+def test_samples_in_single_precision_may_turn_at_full_amplitude() -> None:
+    turning = np.exp(1j * np.linspace(0, 6, 640))
+    found = Sampled.of(torch.from_numpy(turning.astype(np.complex64)).requires_grad_(True)).samples()
+    np.testing.assert_allclose(found, turning, atol=1e-6)
+    assert np.abs(found).max() <= 1 + 1e-12
+
+
 def test_building_goes_on_where_a_channel_is_free() -> None:
     schedule = Schedule().play("d0", X).play("d1", X, start=320).barrier("d0", "d1").play("d0", X).acquire([1, 0], 1000)
     starts = {one.channel: one.start for one in schedule.instructions}
@@ -77,7 +102,11 @@ def test_building_goes_on_where_a_channel_is_free() -> None:
         (lambda: Sampled(duration_samples=3, real=(0.1, 0.2)), "must have `duration_samples` numbers"),
         (lambda: Schedule().acquire([0], 10).acquire([1], 10), "start all recordings together"),
         (lambda: Schedule().acquire([0], 10, start=0).add(Acquire(channel="a1", start=0, duration_samples=9, slot=0)), "different slots"),
+        (lambda: Sampled.of(np.ones((2, 64))), "one row of numbers, but got float64 of shape (2, 64)"),
+        (lambda: Sampled.of("abc"), "`samples` must be numbers"),
+        (lambda: Drag(duration_samples=64, sigma_samples=1e300, beta_samples=0), "`sigma_samples` must be"),
         (lambda: Schedule.from_json("{"), "must be JSON"),
+        (lambda: Schedule.from_json('{"version": true}'), "`version` must be 1, but got True"),
         (lambda: Schedule.from_json('{"version": 2}'), "`version` must be 1"),
     ],
 )

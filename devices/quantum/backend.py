@@ -1,7 +1,8 @@
 """Transmons behind their electronics, driven by schedules of pulses: all sources of error in one model."""
 
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from devices.base import PulseBackend
 from devices.design import DesignError
+from devices.quantum.checks import require_integer, require_transmons
 from devices.quantum.gates import GateSet
-from devices.quantum.model import TransmonModel, model_of, require_memory
-from devices.quantum.playing import play
+from devices.quantum.model import SAMPLES_PER_CHANNEL, TransmonModel, model_of, require_memory
+from devices.quantum.playing import check_schedule, play
 from devices.quantum.readout import Counts, draw_counts, marginal, read_probabilities
 from devices.quantum.schedule import Schedule
+from devices.quantum.sequences import frame_turns
 from devices.quantum.transmon import ControlChannel, Coupling, Transmon, WaveformGenerator
 from kernels.random import Key, normal
 
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
     from devices.quantum.trajectory import Trajectory
 
 STOCHASTIC_TOLERANCE = 1e-6
+MOST_SHOTS = 10**15
+"""Counts beyond it would be rounded, and say no more than `probabilities` does."""
+FLOPS = 1e10
+"""Operations a second that products of matrices are taken to run at where a long evolution is announced."""
 
 
 class TransmonBackend(PulseBackend):
@@ -156,6 +163,10 @@ class TransmonBackend(PulseBackend):
                 return f"u{number}"
         raise DesignError(f"TransmonBackend: `controls` must have a channel for ({control}, {target}), but there is none; add one")
 
+    def framed_channels(self, transmon: int) -> tuple[str, ...]:
+        """Return the names of the channels that are in a transmon's frame: its own, and control channels at its frequency."""
+        return (f"d{transmon}", *(f"u{k}" for k, one in enumerate(self.control_channels) if one.frame_of == transmon))
+
     def ideal(self) -> Self:
         """Return the same chip without decoherence, drift, errors of readout, crosstalk and limits of the electronics.
 
@@ -181,9 +192,10 @@ class TransmonBackend(PulseBackend):
         >>> chip.count, chip.couplings[0].transmons, chip.channels[:4]
         (2, (0, 1), ('d0', 'd1', 'u0', 'u1'))
         """
-        place = {q: k for k, q in enumerate(transmons)}
-        if not place or len(place) != len(transmons) or not set(place) <= set(range(self.count)):
-            raise DesignError(f"TransmonBackend: `transmons` must be different ones of 0 to {self.count - 1}, but got {list(transmons)}")
+        chosen = require_transmons("TransmonBackend", transmons)
+        place = {q: k for k, q in enumerate(chosen)}
+        if not place or len(place) != len(chosen) or not set(place) <= set(range(self.count)):
+            raise DesignError(f"TransmonBackend: `transmons` must be different ones of 0 to {self.count - 1}, but got {list(chosen)}")
         if self.assignment is not None:
             raise DesignError("TransmonBackend: `assignment` must be None for a part of a chip, but is given for all of it; replace it")
         gates = self.gates
@@ -214,6 +226,8 @@ class TransmonBackend(PulseBackend):
 
     def drifted(self, seed: int, trial: int = 0) -> Self:
         """Return the chip as one trial finds it: every frequency moved by a draw of its drift, the drives where they were calibrated."""
+        require_integer("TransmonBackend", "seed", seed)
+        require_integer("TransmonBackend", "trial", trial)
         key = Key.of(seed=seed, trial=trial, purpose="frequency drift")
         draws = normal(key, self.count).double().tolist()
         moved = tuple(
@@ -235,8 +249,16 @@ class TransmonBackend(PulseBackend):
         static: Tensor = self.model.system.static.to_dense()
         return static
 
-    def unitary(self, schedule: Schedule) -> Tensor:
+    def unitary(self, schedule: Schedule, *, frames: bool = False) -> Tensor:
         """Return the propagator of a schedule without relaxation and dephasing.
+
+        Parameters
+        ----------
+        schedule
+            The pulses; what comes after the start of recordings is left out.
+        frames
+            Let the virtual Z that the schedule turned its frames by act at its end. Turns of a frame move later pulses and no state, so
+            that the propagator of ``PulseBuilder.cx`` is a controlled not only with them. Changes of frequency are not among them.
 
         Returns
         -------
@@ -248,12 +270,19 @@ class TransmonBackend(PulseBackend):
         >>> backend = TransmonBackend.preset("jakarta_like")
         >>> torch.dist(backend.unitary(Schedule()), torch.eye(9)).item() < 1e-12
         True
+        >>> turned = backend.unitary(Schedule().shift_phase("d0", 0.5), frames=True)
+        >>> round(turned[1, 1].angle().item(), 9)
+        0.5
         """
         model = self.model
         played = play(model, schedule)
         start = model.to_bare(torch.eye(self.dimension, dtype=torch.complex128))
         end = model.evolve(torch.from_numpy(played.samples)[None], played.channels, played.carriers, start)
-        return model.to_dressed(end, played.duration).T
+        propagator = model.to_dressed(end, played.duration).T
+        if not frames:
+            return propagator
+        turns = np.array(frame_turns(self, schedule)) @ model.occupations
+        return torch.from_numpy(np.exp(1j * turns))[:, None] * propagator
 
     def evolve(self, schedule: Schedule, state: Tensor | None = None) -> Tensor:
         """Return the state after a schedule.
@@ -310,6 +339,13 @@ class TransmonBackend(PulseBackend):
             again = model.to_dressed(model.evolve(samples, played.channels, played.carriers, model.to_bare(half.conj())), played.duration)
             return again.conj()
         require_memory(self, 8 * self.dimension**2, "open evolution")
+        minutes = 16 * self.dimension**3 * (played.duration / SAMPLES_PER_CHANNEL) / FLOPS / 60
+        if minutes > 1:
+            warnings.warn(
+                f"open evolution of {self.count} transmons of {self.levels} levels over {played.duration} samples takes some {minutes:.0f} "
+                "minutes or more; closed() leaves relaxation out, part([...]) takes fewer transmons, replace(levels=2) fewer states",
+                stacklevel=2,
+            )
         density = torch.outer(state, state.conj()) if state.dim() == 1 else state
         return model.open_evolution(samples, played.channels, played.carriers, density[None])[0]
 
@@ -330,36 +366,49 @@ class TransmonBackend(PulseBackend):
         recorded = [one.transmon for one in schedule.acquisitions]
         return marginal(read, recorded, self.count) if recorded else read
 
-    def run(self, schedule: Schedule, *, shots: int = 1024, seed: int = 0, trial: int = 0) -> Counts:
-        """Play a schedule so many times and count what is read.
+    @overload
+    def run(self, schedule: Schedule, *, shots: int = 1024, seed: int = 0, trial: int = 0) -> Counts: ...
+
+    @overload
+    def run(self, schedule: Sequence[Schedule], *, shots: int = 1024, seed: int = 0, trial: int = 0) -> list[Counts]: ...
+
+    def run(self, schedule: Schedule | Sequence[Schedule], *, shots: int = 1024, seed: int = 0, trial: int = 0) -> Counts | list[Counts]:
+        """Play a schedule so many times and count what is read, or each of several schedules.
 
         Parameters
         ----------
         schedule
-            Pulses and recordings.
+            Pulses and recordings. A list of them is played on the same draw of drift, with shots of their own.
         shots
-            Repetitions, at least 1.
+            Repetitions, 1 to `MOST_SHOTS`.
         seed, trial
             Name the draws of drift and shots.
 
         Returns
         -------
         Counts
-            How often each bit string was read, slot 0 the rightmost bit.
+            How often each bit string was read: the recorded slots, the lowest one rightmost. A list of them for a list of schedules.
 
         Raises
         ------
         DesignError
-            Where nothing is recorded, or `shots` is below 1.
+            Where nothing is recorded, or `shots`, `seed` or `trial` is out of range.
         """
-        if not schedule.acquisitions:
+        listed: list[Any] = list(schedule) if isinstance(schedule, list | tuple) else [schedule]
+        for one in listed:
+            check_schedule(self, one)
+        if not all(one.acquisitions for one in listed):
             raise DesignError("TransmonBackend: `schedule` must record at least one transmon, but records none; end it with acquire(...)")
-        if not isinstance(shots, int | np.integer) or isinstance(shots, bool) or shots < 1:
-            raise DesignError(f"TransmonBackend: `shots` must be an integer of at least 1, but got {shots!r}; ask for more")
-        slots = len(schedule.acquisitions)
+        require_integer("TransmonBackend", "seed", seed)
+        require_integer("TransmonBackend", "trial", trial)
+        if not isinstance(shots, int | np.integer) or isinstance(shots, bool) or not 1 <= shots <= MOST_SHOTS:
+            raise DesignError(f"TransmonBackend: `shots` must be an integer of at least 1 and at most {MOST_SHOTS:.0e}, but got {shots!r}")
         chip = self.drifted(seed, trial) if any(one.frequency_drift_hertz for one in self.transmons) else self
-        found = chip.probabilities(schedule).numpy()
-        return Counts.of(draw_counts(found, int(shots), Key.of(seed=seed, trial=trial, purpose="shots")), slots)
+        counts = []
+        for place, one in enumerate(listed):
+            key = Key.of(seed=seed, trial=trial, tile=place, purpose="shots")
+            counts.append(Counts.of(draw_counts(chip.probabilities(one).numpy(), int(shots), key), len(one.acquisitions)))
+        return counts if isinstance(schedule, list | tuple) else counts[0]
 
     def calibrate(self, **options: object) -> "CalibrationReport":
         """Calibrate every gate on this chip; ``report.backend`` is the same chip with the gates found. See `calibrate`."""

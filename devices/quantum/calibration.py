@@ -120,12 +120,37 @@ def calibrate(
     """
     if shots is not None and (not isinstance(shots, int) or isinstance(shots, bool) or shots < 1):
         raise DesignError(f"TransmonBackend: `shots` must be None or an integer of at least 1, but got {shots!r}; ask for more")
+    if not isinstance(single, Drag) or not isinstance(cross, GaussianSquare):
+        raise DesignError(
+            f"TransmonBackend: `single` and `cross` must be a Drag and a GaussianSquare, but got a {type(single).__name__} and a "
+            f"{type(cross).__name__}; give shapes of these kinds"
+        )
+    area = float(single.replace(amplitude=1.0, beta_samples=0.0).samples().real.sum()) * backend.sample_seconds
+    for q, transmon in enumerate(backend.transmons):
+        if 2 * transmon.drive_hertz * area <= 1:
+            raise DesignError(
+                f"TransmonBackend: `drive_hertz` of transmon {q} must be above {0.5 / area:.4g} for a half turn within "
+                f"{single.duration_samples} samples, but is {transmon.drive_hertz:g}; raise it, or give a longer `single`"
+            )
+        if backend.levels > 2 and not transmon.anharmonicity_hertz:
+            raise DesignError(
+                f"TransmonBackend: `anharmonicity_hertz` of transmon {q} must not be 0 to calibrate it: no pulse spares level 2"
+            )
+    for coupling in backend.couplings:
+        a, b = coupling.transmons
+        apart = abs(backend.transmons[a].frequency_hertz - backend.transmons[b].frequency_hertz)
+        if apart <= 2 * abs(coupling.exchange_hertz):
+            raise DesignError(
+                f"TransmonBackend: `frequency_hertz` of transmons {a} and {b} must differ by more than twice their exchange to calibrate "
+                f"them, but differ by {apart:g} with {coupling.exchange_hertz:g}; detune one"
+            )
     steps = backend.count + len(backend.couplings) + 1
     found: list[Experiment] = []
     with _progress(steps, progress) as advance:
         pulses: list[tuple[float, Drag, Drag]] = []
         for q in range(backend.count):
-            pulses.append(_calibrate_single(backend, q, single, shots, seed, found))
+            with _naming(f"transmon {q}"):
+                pulses.append(_calibrate_single(backend, q, single, shots, seed, found))
             advance(f"transmon {q}")
         gates = GateSet(
             frequencies_hertz=tuple(one[0] for one in pulses), x=tuple(one[1] for one in pulses), sx=tuple(one[2] for one in pulses)
@@ -134,7 +159,8 @@ def calibrate(
         for coupling in backend.couplings:
             chip = backend.replace(gates=gates)
             control, target = sorted(coupling.transmons, key=lambda q: -gates.frequencies_hertz[q])
-            one, ran = calibrate_cross_resonance(Bench(chip.closed()), gates, control, target, cross)
+            with _naming(f"the pair ({control}, {target})"):
+                one, ran = calibrate_cross_resonance(Bench(chip.closed()), gates, control, target, cross)
             crossed.append(one)
             found += ran
             advance(f"pair {control}, {target}")
@@ -258,6 +284,15 @@ def calibrated(backend: "TransmonBackend") -> "TransmonBackend":
     if closed != backend:
         return backend.replace(gates=calibrated(closed).gates)
     return calibrate(backend).backend
+
+
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """Say which part of the chip could not be calibrated where a fit fails or asks for a pulse that cannot be."""
+    try:
+        yield
+    except (DesignError, RuntimeError) as error:
+        raise DesignError(f"TransmonBackend: {part} could not be calibrated ({error}); check frequencies, drives and couplings") from None
 
 
 @contextmanager

@@ -15,6 +15,8 @@ STYLE: Any = {
     "axes.spines.right": False, "lines.linewidth": 1.2,
 }  # fmt: skip
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+FLAT = 1e-4
+"""Span of probabilities that counts as none."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -58,6 +60,11 @@ def draw_experiment(experiment: "Experiment") -> Figure:
             axes.plot(experiment.x, values, "o", markersize=3, color=color, label=name)
             if name in curves:
                 axes.plot(grid, curves[name], color=color)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        low, high = axes.get_ylim()
+        if high - low < FLAT:
+            # What hardly changes is shown as a flat line, and not as its rounding.
+            axes.set_ylim((low + high) / 2 - 50 * FLAT, (low + high) / 2 + 50 * FLAT)
         axes.set_xlabel(experiment.abscissa)
         axes.set_ylabel(experiment.ordinate)
         if len(experiment.measured) > 1:

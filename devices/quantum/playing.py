@@ -25,6 +25,11 @@ def check_schedule(backend: "TransmonBackend", schedule: Schedule) -> None:
     >>> from devices import TransmonBackend
     >>> check_schedule(TransmonBackend.preset("jakarta_like"), Schedule())
     """
+    if not isinstance(schedule, Schedule):
+        raise DesignError(
+            f"TransmonBackend: `schedule` must be a Schedule, but got a {type(schedule).__name__}; Schedule.from_json "
+            "reads JSON and PulseBuilder(...).schedule() makes one of gates"
+        )
     known = backend.channels
     for one in schedule.instructions:
         where = f"{type(one).__name__} on {one.channel} at {one.start}"
@@ -34,6 +39,8 @@ def check_schedule(backend: "TransmonBackend", schedule: Schedule) -> None:
             raise DesignError(
                 f"Schedule: `start` must be a multiple of {backend.alignment_samples} samples, but {where} is not; align it by a delay"
             )
+        if isinstance(one, Play) and one.channel[0] == "a":
+            raise DesignError(f"Schedule: `channel` of a pulse must be d, u or m, but {where} is for recordings; play it elsewhere")
         if isinstance(one, Play) and one.channel[0] in "du":
             if one.duration % backend.granularity_samples or one.duration < backend.shortest_samples:
                 raise DesignError(

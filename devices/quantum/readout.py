@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # its parts are loaded at their first use
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from devices.quantum.backend import TransmonBackend
 
 SHOTS_AT_ONCE = 1 << 20
+"""Shots up to which each is drawn by itself."""
 
 
 def assignment_matrix(backend: "TransmonBackend") -> npt.NDArray[np.float64]:
@@ -69,6 +71,9 @@ def read_probabilities(backend: "TransmonBackend", populations: Tensor) -> Tenso
 def draw_counts(probabilities: npt.NDArray[np.float64], shots: int, key: Key) -> npt.NDArray[np.int64]:
     """Return how often each outcome occurs in so many shots: a multinomial draw.
 
+    Up to `SHOTS_AT_ONCE`, each shot is drawn, which is quickest for the numbers that circuits are repeated; more are drawn as counts, whose
+    time does not grow with the shots.
+
     Parameters
     ----------
     probabilities
@@ -83,13 +88,56 @@ def draw_counts(probabilities: npt.NDArray[np.float64], shots: int, key: Key) ->
     >>> draw_counts(np.array([0.0, 1.0]), 100, Key.of(seed=0)).tolist()
     [0, 100]
     """
+    if shots > SHOTS_AT_ONCE:
+        return multinomial_counts(probabilities, shots, key)
     edges = np.cumsum(np.clip(probabilities, 0.0, None))
     edges /= edges[-1]
-    counts = np.zeros(len(edges), np.int64)
-    for part, first in enumerate(range(0, shots, SHOTS_AT_ONCE)):
-        drawn = uniform(key.fold("shots", part), min(SHOTS_AT_ONCE, shots - first)).numpy().astype(np.float64)
-        counts += np.bincount(np.minimum(np.searchsorted(edges, drawn, side="right"), len(edges) - 1), minlength=len(edges))
-    return counts
+    drawn = uniform(key.fold("shots", 0), shots).numpy().astype(np.float64)
+    return np.bincount(np.minimum(np.searchsorted(edges, drawn, side="right"), len(edges) - 1), minlength=len(edges))
+
+
+def multinomial_counts(probabilities: npt.NDArray[np.float64], shots: int, key: Key) -> npt.NDArray[np.int64]:
+    """Return multinomial counts, of each row, drawn as counts: the shots are parted in two by a binomial draw, and each part again.
+
+    Parameters
+    ----------
+    probabilities
+        ``(..., outcomes)``; they are scaled to add up to 1.
+    shots
+        How many for each row.
+    key
+        The stream.
+
+    Examples
+    --------
+    >>> multinomial_counts(np.array([[0.0, 1.0, 0.0]]), 10**15, Key.of(seed=0)).tolist()
+    [[0, 1000000000000000, 0]]
+    """
+    outcomes = probabilities.shape[-1]
+    padding = [(0, 0)] * (probabilities.ndim - 1) + [(0, (1 << (outcomes - 1).bit_length()) - outcomes)]
+    sums = [np.pad(np.clip(probabilities, 0.0, None), padding)]
+    while sums[-1].shape[-1] > 1:
+        sums.append(sums[-1].reshape(*sums[-1].shape[:-1], -1, 2).sum(-1))
+    counts = np.full(sums[-1].shape, shots, np.int64)
+    for level, (both, parts) in enumerate(zip(sums[:0:-1], sums[-2::-1], strict=True)):
+        share = parts[..., ::2] / np.where(both > 0, both, 1.0)
+        coarse, fine = (uniform(key.fold("counts", level, half), share.shape).numpy().astype(np.float64) for half in (0, 1))
+        first = _binomial(counts, share, (np.floor(coarse * FINEST) + fine) / FINEST)
+        counts = np.stack([first, counts - first], -1).reshape(parts.shape)
+    return counts[..., :outcomes]
+
+
+FINEST = 2.0**24
+"""Steps of a uniform number; the draw of a second one parts each of them."""
+
+
+def _binomial(trials: npt.NDArray[np.int64], share: npt.NDArray[np.float64], drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the binomial quantiles at uniform numbers."""
+    found = np.where(share >= 1.0, trials, 0)
+    open_ = (trials > 0) & (share > 0.0) & (share < 1.0)
+    if open_.any():
+        found[open_] = np.asarray(scipy.stats.binom.ppf(drawn[open_], trials[open_], share[open_]), np.int64)
+    return found
 
 
 def marginal(probabilities: Tensor, bits: Sequence[int], count: int) -> Tensor:
@@ -109,7 +157,7 @@ def marginal(probabilities: Tensor, bits: Sequence[int], count: int) -> Tensor:
 
 
 class Counts(dict[str, int]):
-    """How often each bit string was read, slot 0 the rightmost bit; only those that were.
+    """How often each bit string was read, only those that were. Bits are the recorded slots, the lowest one rightmost.
 
     Examples
     --------

@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-from pydantic import Field, SerializeAsAny, StringConstraints, model_validator
+from pydantic import Field, SerializeAsAny, StringConstraints, field_validator, model_validator
 
 from devices.design import Design, DesignError
+from devices.quantum.checks import require_transmons
 from devices.quantum.waveforms import Waveform
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ VERSION: Final = 1
 """Version of the JSON form."""
 
 ChannelName = Annotated[str, StringConstraints(pattern=r"^[duma]\d+$")]
-"""``d0`` drives transmon 0, ``u0`` is control channel 0, ``m0`` and ``a0`` stimulate and record the readout of transmon 0."""
+"""``d0`` drives transmon 0, ``u0`` is control channel 0, ``m0`` and ``a0`` stimulate and record the readout of transmon 0.
+
+What ``m0`` plays is kept and handed to other tools; a backend reads transmons by their error rates and does not evolve under it."""
 
 
 class Instruction(Design):
@@ -202,7 +205,7 @@ class Schedule(Design):
     name
         For figures and tables.
     instructions
-        In any order; they are kept sorted by time.
+        In any order; they are kept sorted by time, at one time by channel, and on a channel changes of the frame before what starts then.
 
     Raises
     ------
@@ -224,18 +227,16 @@ class Schedule(Design):
     name: str = ""
     instructions: tuple[SerializeAsAny[Instruction], ...] = ()
 
-    @model_validator(mode="before")
+    @field_validator("instructions", mode="after")
     @classmethod
-    def _sort(cls, values: Any) -> Any:
-        listed = values.get("instructions") if isinstance(values, dict) else None
-        if isinstance(listed, tuple | list) and all(isinstance(one, Instruction) for one in listed):
-            return {**values, "instructions": tuple(sorted(listed, key=lambda one: one.start))}
-        return values
+    def _sort(cls, listed: tuple[Instruction, ...]) -> tuple[Instruction, ...]:
+        # At one time frames change before a pulse starts, on each channel in the order given.
+        return tuple(sorted(listed, key=lambda one: (one.start, _channel_order(one.channel), one.duration > 0)))
 
     @model_validator(mode="after")
     def _nothing_overlaps(self) -> Self:
         ends: dict[str, tuple[int, Instruction]] = {}
-        for one in sorted(self.instructions, key=lambda one: one.start):
+        for one in self.instructions:
             end, before = ends.get(one.channel, (0, one))
             if one.duration and one.start < end:
                 raise ValueError(
@@ -311,7 +312,7 @@ class Schedule(Design):
         at = self.duration if start is None else start
         recordings = (
             Acquire(channel=f"a{transmon}", start=at, duration_samples=duration_samples, slot=slot)
-            for slot, transmon in enumerate(transmons)
+            for slot, transmon in enumerate(require_transmons("Schedule", transmons))
         )
         return self.add(*recordings)
 
@@ -340,9 +341,11 @@ class Schedule(Design):
         """
         try:
             content = json.loads(text)
+        except TypeError:
+            raise DesignError(f"Schedule: `text` must be a text, but got a {type(text).__name__}; give what to_json() wrote") from None
         except json.JSONDecodeError as error:
             raise DesignError(f"Schedule: `text` must be JSON, but is not ({error}); give what to_json() wrote") from None
-        if not isinstance(content, dict) or content.get("version") != VERSION:
+        if not isinstance(content, dict) or content.get("version") != VERSION or content["version"] is True:
             version = content.get("version") if isinstance(content, dict) else None
             raise DesignError(f"Schedule: `version` must be {VERSION}, but got {version!r}; write the schedule anew with this release")
         return cls.from_dict(content)

@@ -38,6 +38,7 @@ def draw_schedule(schedule: "Schedule") -> Figure:
         figure = new_figure(6.5, 0.7 + 0.9 * len(rows))
         axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
         for row, name in zip(axes, rows, strict=True):
+            turns: dict[int, float] = {}  # those of one time are one turn
             for one in schedule.instructions:
                 if one.channel != name:
                     continue
@@ -48,8 +49,10 @@ def draw_schedule(schedule: "Schedule") -> Figure:
                         row.stairs(part, times, color=color, fill=True, alpha=0.35, label=label)
                         row.stairs(part, times, color=color, linewidth=0.8)
                 elif isinstance(one, ShiftPhase):
-                    row.axvline(one.start, color="#888888", linewidth=0.8, linestyle=":")
-                    row.annotate(f"{np.degrees(one.phase_rad):.0f}°", (one.start, 0.9), fontsize=6, color="#555555")
+                    turns[one.start] = turns.get(one.start, 0.0) + one.phase_rad
+            for start, angle in turns.items():
+                row.axvline(start, color="#888888", linewidth=0.8, linestyle=":")
+                row.annotate(f"{np.degrees(angle):.0f}°", (start, 0.9), fontsize=6, color="#555555")
             if recorded:
                 row.axvspan(recorded[0].start, shown, color="#DDDDDD", linewidth=0)
             row.set_ylim(-1.1, 1.1)
@@ -59,6 +62,6 @@ def draw_schedule(schedule: "Schedule") -> Figure:
         handles, labels = axes[0].get_legend_handles_labels()
         if handles:
             axes[0].legend(handles[:2], labels[:2], loc="upper right", ncols=2)
-        axes[0].set_title(schedule.name or "schedule")
+        axes[0].set_title(schedule.name)
         axes[-1].set_xlabel("time, samples")
     return figure

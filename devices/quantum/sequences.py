@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from devices.design import DesignError
+from devices.quantum.checks import require_integer, require_transmons
 from devices.quantum.gates import CrossResonance, GateSet
-from devices.quantum.schedule import Acquire, Delay, Instruction, Play, Schedule, ShiftPhase
+from devices.quantum.schedule import Acquire, Delay, Instruction, Play, Schedule, SetPhase, ShiftPhase
 from devices.quantum.waveforms import Waveform
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ class PulseBuilder:
         self.backend, self.gates, self.name = backend, chosen, name
         self.clock = [0] * backend.count
         self.instructions: list[Instruction] = []
-        self._framed = [
-            [f"d{q}", *(f"u{k}" for k, one in enumerate(backend.control_channels) if one.frame_of == q)] for q in range(backend.count)
-        ]
+        self._framed = [backend.framed_channels(q) for q in range(backend.count)]
 
     def play(self, transmon: int, waveform: Waveform) -> "PulseBuilder":
         """Play a pulse on a transmon's own channel."""
@@ -57,6 +56,8 @@ class PulseBuilder:
     def rz(self, transmon: int, angle_rad: float) -> "PulseBuilder":
         """Rotate about z by turning frames: a drive ``Omega / 2 (s a + s* a^dagger)`` turns about the axis at minus the phase of s."""
         self._require(transmon)
+        if isinstance(angle_rad, bool) or not isinstance(angle_rad, int | float) or not math.isfinite(angle_rad):
+            raise DesignError(f"PulseBuilder: `angle_rad` must be a finite number, but got {angle_rad!r:.60}; give an angle in rad")
         at = self.clock[transmon]
         for channel in self._framed[transmon]:
             self.instructions.append(ShiftPhase(channel=channel, start=at, phase_rad=math.remainder(angle_rad, 2 * math.pi)))
@@ -64,15 +65,18 @@ class PulseBuilder:
 
     def x(self, transmon: int) -> "PulseBuilder":
         """Play the half turn about x."""
+        self._require(transmon)
         return self.play(transmon, _of(self.gates.x, "x", transmon))
 
     def sx(self, transmon: int) -> "PulseBuilder":
         """Play the quarter turn about x."""
+        self._require(transmon)
         return self.play(transmon, _of(self.gates.sx, "sx", transmon))
 
     def wait(self, transmon: int, samples: int) -> "PulseBuilder":
         """Leave a transmon alone for so many samples."""
         self._require(transmon)
+        require_integer("PulseBuilder", "samples", samples, 0)
         self.instructions.append(Delay(channel=f"d{transmon}", start=self.clock[transmon], duration_samples=samples))
         self.clock[transmon] += samples
         return self
@@ -80,6 +84,8 @@ class PulseBuilder:
     def barrier(self, *transmons: int) -> "PulseBuilder":
         """Let these transmons (all, where none is named) go on together."""
         named = transmons or range(self.backend.count)
+        for q in named:
+            self._require(q)
         end = max(self.clock[q] for q in named)
         for q in named:
             self.clock[q] = end
@@ -120,16 +126,21 @@ class PulseBuilder:
     def _half_echo(self, one: CrossResonance, sign: int, closing: bool = True) -> None:
         channel = self.backend.control_channel(one.control, one.target)
         at = self.clock[one.control]
-        self._play(channel, at, _scaled(one.drive, sign))
+        self._play(channel, at, signed(one.drive, sign))
         if one.rotary is not None:
-            self._play(f"d{one.target}", at, _scaled(one.rotary, sign))
+            self._play(f"d{one.target}", at, signed(one.rotary, sign))
         self.clock[one.control] = self.clock[one.target] = at + one.drive.duration_samples
         if closing:
             self.x(one.control)
             self.clock[one.target] = self.clock[one.control]
 
     def cx(self, control: int, target: int) -> "PulseBuilder":
-        """Play a controlled not in either direction, whichever is calibrated."""
+        """Play a controlled not in either direction, whichever is calibrated.
+
+        The turns about Z at its end are virtual: they move the frames of the pulses that follow.
+        """
+        if control == target:
+            raise DesignError(f"PulseBuilder: `target` must be another transmon than `control`, but both are {control}; name two")
         if not self.has_cross_resonance(control, target) and self.has_cross_resonance(target, control):
             for q in (control, target):
                 self._hadamard(q)
@@ -155,9 +166,12 @@ class PulseBuilder:
 
     def measure(self, transmons: Sequence[int] | None = None) -> "PulseBuilder":
         """Record transmons together, when all pulses are over."""
+        chosen = range(self.backend.count) if transmons is None else require_transmons("PulseBuilder", transmons)
+        for q in chosen:
+            self._require(q)
         self.barrier()
         at, length = max(self.clock), self.backend.readout_samples
-        for slot, q in enumerate(range(self.backend.count) if transmons is None else transmons):
+        for slot, q in enumerate(chosen):
             self.instructions.append(Acquire(channel=f"a{q}", start=at, duration_samples=length, slot=slot))
         return self
 
@@ -172,6 +186,7 @@ class PulseBuilder:
         return [Delay(channel="d0", start=last, duration_samples=end - last)] if last < end else []
 
     def _require(self, transmon: int) -> None:
+        require_integer("PulseBuilder", "transmon", transmon)
         if not 0 <= transmon < self.backend.count:
             raise DesignError(f"PulseBuilder: `transmon` must be 0 to {self.backend.count - 1}, but got {transmon}; name one of the chip")
 
@@ -188,12 +203,22 @@ def _of(pulses: Sequence[Waveform], name: str, transmon: int) -> Waveform:
     return pulses[transmon]
 
 
-def _scaled(waveform: Waveform, sign: int) -> Waveform:
+def signed(waveform: Waveform, sign: int) -> Waveform:
+    """Return a pulse, or the opposite one for a negative sign.
+
+    Examples
+    --------
+    >>> from devices.quantum.waveforms import Constant
+    >>> signed(Constant(duration_samples=64, amplitude=0.5), -1).amplitude
+    -0.5
+    """
     return waveform if sign > 0 else waveform.replace(amplitude=-waveform.amplitude)
 
 
 def frame_turns(backend: "TransmonBackend", schedule: Schedule) -> list[float]:
     """Return by which angle a schedule turned each transmon's frame in all: the virtual Z that has not been played out yet.
+
+    Phases alone count; a frame whose frequency was changed keeps turning.
 
     Examples
     --------
@@ -202,5 +227,10 @@ def frame_turns(backend: "TransmonBackend", schedule: Schedule) -> list[float]:
     >>> frame_turns(backend, Schedule().shift_phase("d1", 0.5))
     [0.0, 0.5]
     """
-    shifts = [one for one in schedule.instructions if isinstance(one, ShiftPhase)]
-    return [sum((one.phase_rad for one in shifts if one.channel == f"d{q}"), 0.0) for q in range(backend.count)]
+    turns = {f"d{q}": 0.0 for q in range(backend.count)}
+    for one in schedule.instructions:
+        if isinstance(one, SetPhase) and one.channel in turns:
+            turns[one.channel] = one.phase_rad
+        elif isinstance(one, ShiftPhase) and one.channel in turns:
+            turns[one.channel] += one.phase_rad
+    return list(turns.values())

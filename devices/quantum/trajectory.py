@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from devices.design import DesignError
+from devices.quantum.checks import require_integer
 from devices.quantum.figures import COLORS, STYLE, new_figure
 from devices.quantum.playing import play
 from devices.quantum.schedule import Schedule
@@ -75,18 +76,18 @@ class Trajectory:
         """Return a figure of the path of a transmon's Bloch vector on its sphere, from the light point to the dark one."""
         path = self.bloch(transmon)
         with mpl.rc_context(STYLE):
-            figure = new_figure(3.2, 3.2)
+            figure = new_figure(3.5, 3.4)
             axes = figure.add_subplot(projection="3d")
             around, down = np.mgrid[0 : 2 * np.pi : 25j, 0 : np.pi : 13j]
             axes.plot_wireframe(np.cos(around) * np.sin(down), np.sin(around) * np.sin(down), np.cos(down), color="#BBBBBB", linewidth=0.3)
             axes.plot(*path.T, color=COLORS[0])
             axes.scatter(*path[:1].T, color=COLORS[5], s=15)
             axes.scatter(*path[-1:].T, color=COLORS[1], s=15)
-            axes.set_box_aspect((1, 1, 1))
+            axes.set_box_aspect((1, 1, 1), zoom=0.85)
             for name, label in (("x", "<X>"), ("y", "<Y>"), ("z", "<Z>")):
                 getattr(axes, f"set_{name}lim")(-1, 1)
                 getattr(axes, f"set_{name}ticks")([-1, 0, 1])
-                getattr(axes, f"set_{name}label")(label, labelpad=-6)
+                getattr(axes, f"set_{name}label")(label, labelpad=2)
             axes.set_title(f"q{transmon}")
         return figure
 
@@ -101,7 +102,8 @@ def follow(backend: "TransmonBackend", schedule: Schedule, points: int = 100) ->
     schedule
         What it plays.
     points
-        About how many states to keep.
+        About how many states to keep beside the first one, at least 1. Off-resonant pulses make a state shake within a few samples: too few
+        points alias that into slow waves.
 
     Examples
     --------
@@ -111,9 +113,10 @@ def follow(backend: "TransmonBackend", schedule: Schedule, points: int = 100) ->
     >>> found.populations[[0, -1], 1].round(2).tolist()
     [0.0, 1.0]
     """
+    require_integer("TransmonBackend", "points", points, 1)
     model = backend.model
     played = play(model, schedule)
-    step = max(1, played.duration // max(1, points))
+    step = max(1, played.duration // points)
     edges = [*range(0, played.duration, step), played.duration]
     vectors = model.dressing[1]
     bare = torch.outer(vectors[:, 0], vectors[:, 0].conj())[None]

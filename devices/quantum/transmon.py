@@ -121,7 +121,9 @@ class WaveformGenerator(Design):
     bits
         Of each quadrature, sign included; None where samples are not rounded.
     bandwidth_hertz
-        Frequency, from the carrier, at which a single-pole low pass is down by 3 dB; None where there is none.
+        Frequency, from the carrier, at which a single-pole low pass is down by 3 dB; None where there is none. What it still gives after
+        the last sample of a schedule, or after recordings start, is cut off: end pulses that shall ring down with a delay of a few times
+        1 / (2 pi bandwidth).
 
     Examples
     --------

@@ -10,13 +10,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from devices.design import Design
+from devices.design import Design, DesignError
 
 Number = float | Tensor
 """A number, or a tensor of one for each pulse of a batch, which gradients flow back to."""
 
 ROUNDING = 1e-9
 """Magnitude by which an envelope may exceed 1: rounding of a product of two numbers that are 1."""
+SINGLE_ROUNDING = 2e-7
+"""The same in single precision."""
+SMALLEST_SIGMA, LARGEST_SIGMA = 1e-6, 1e12
+"""Standard deviations, samples: beyond them a Gaussian is a single point or a parabola, and its numbers leave their range."""
 
 
 def gaussian_envelope(duration: int, sigma: Number) -> Tensor:
@@ -180,7 +184,7 @@ class Gaussian(Waveform):
     86.207
     """
 
-    sigma_samples: float = Field(gt=0)
+    sigma_samples: float = Field(ge=SMALLEST_SIGMA, le=LARGEST_SIGMA)
 
     def envelope(self) -> Tensor:
         """Return the Gaussian."""
@@ -203,7 +207,7 @@ class GaussianSquare(Waveform):
     0.729
     """
 
-    sigma_samples: float = Field(gt=0)
+    sigma_samples: float = Field(ge=SMALLEST_SIGMA, le=LARGEST_SIGMA)
     width_samples: float = Field(ge=0)
 
     @model_validator(mode="after")
@@ -235,7 +239,7 @@ class Drag(Waveform):
     True
     """
 
-    sigma_samples: float = Field(gt=0)
+    sigma_samples: float = Field(ge=SMALLEST_SIGMA, le=LARGEST_SIGMA)
     beta_samples: float
 
     def envelope(self) -> Tensor:
@@ -263,8 +267,18 @@ class Sampled(Waveform):
 
     @classmethod
     def of(cls, samples: Any) -> "Sampled":
-        """Make a pulse of an array of complex numbers."""
-        values = np.asarray(samples, np.complex128).reshape(-1)
+        """Make a pulse of an array of complex numbers, one for each sample."""
+        if isinstance(samples, str):
+            raise DesignError(f"Sampled: `samples` must be numbers, but got {samples!r}; give an array of complex numbers")
+        given = samples.detach().resolve_conj().cpu().numpy() if isinstance(samples, Tensor) else np.asarray(samples)
+        if given.ndim != 1 or given.dtype.kind not in "biufc":
+            raise DesignError(
+                f"Sampled: `samples` must be one row of numbers, but got {given.dtype} of shape {given.shape}; take one pulse"
+            )
+        values = given.astype(np.complex128)
+        if given.dtype in (np.float32, np.complex64):
+            # In single precision a magnitude of 1 may lie above it by rounding.
+            values /= np.where(np.abs(np.abs(values) - 1) < SINGLE_ROUNDING, np.abs(values), 1.0)
         imaginary = tuple(values.imag.tolist()) if bool(np.any(values.imag)) else ()
         return cls(duration_samples=len(values), real=tuple(values.real.tolist()), imaginary=imaginary)
 

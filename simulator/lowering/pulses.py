@@ -9,7 +9,7 @@ from torch import Tensor
 from devices.base import Cost
 from devices.design import DesignError
 from devices.quantum import TransmonBackend
-from devices.quantum.readout import read_probabilities
+from devices.quantum.readout import multinomial_counts, read_probabilities
 from kernels.random import Key, uniform
 from simulator.calibration import ConverterRange
 from simulator.hardware import HardwareLayer, Mode, Placement
@@ -19,6 +19,8 @@ from simulator.weight_layers import NotMappedError, WeightLayer
 
 SHOTS = 1024
 """Repetitions of each circuit, unless a layer's `shots` is set: those of the published experiments with variational quantum pulses."""
+SHOTS_EACH = 1 << 14
+"""Shots up to which each is drawn by itself; more are drawn as counts."""
 
 
 class PulseLayer(HardwareLayer):
@@ -36,11 +38,6 @@ class PulseLayer(HardwareLayer):
     layer
         The trained numbers with the circuit they are in.
 
-    Attributes
-    ----------
-    shots
-        Repetitions of each circuit; None for exact probabilities.
-
     Raises
     ------
     NotMappedError
@@ -55,7 +52,7 @@ class PulseLayer(HardwareLayer):
         super().__init__(name, seed, layer)
         # In a tuple, so that torch does not see the module's own copy of the weights.
         self._circuit = (layer.circuit,)
-        self.shots: int | None = SHOTS
+        self._shots: int | None = SHOTS
         try:
             self.design = design.calibrated
             self._program = self.circuit.program(self.design)
@@ -66,13 +63,24 @@ class PulseLayer(HardwareLayer):
         self._programming_seed = seed
         self._programmed = False
         self._mark: WeightMark | None = None
-        self._loaded_current = False
+        self._loaded_mark: Tensor | None = None
         self._chip: TransmonBackend | None = None
 
     @property
     def circuit(self) -> QuantumModule:
         """The circuit that the weights are the numbers of."""
         return self._circuit[0]
+
+    @property
+    def shots(self) -> int | None:
+        """Repetitions of each circuit; None for exact probabilities."""
+        return self._shots
+
+    @shots.setter
+    def shots(self, value: int | None) -> None:
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"Layer `{self.name}`: `shots` must be None or an integer of at least 1, but got {value!r}; ask for more")
+        self._shots = value
 
     @property
     def noisy(self) -> bool:
@@ -85,7 +93,8 @@ class PulseLayer(HardwareLayer):
         used = self.circuit.qubits
         seconds = self._program.duration * self.design.sample_seconds
         shots = "exact probabilities" if self.shots is None else f"{self.shots} shots"
-        note = f"{used} of {self.design.count} transmons, pulses of {seconds * 1e6:.2f} us, {shots}"
+        remark = self.circuit.remark(self.design)
+        note = f"{used} of {self.design.count} transmons, pulses of {seconds * 1e6:.2f} us, {shots}" + (f"; {remark}" if remark else "")
         return Placement(type(self.design).__name__, 0, 1, used / self.design.count, note)
 
     @property
@@ -131,18 +140,22 @@ class PulseLayer(HardwareLayer):
         rows = self.circuit.parameter_rows(inputs, self.weight)
         found = read_probabilities(chip, self._program.populations(rows, chip))
         # Qubits are the lowest bits; what the other transmons were read as does not matter.
-        return found.reshape(len(found), -1, 2**self.circuit.qubits).sum(1)
+        return found.reshape(len(found), 2 ** (chip.count - self.circuit.qubits), 2**self.circuit.qubits).sum(1)
 
     def sample(self, probabilities: Tensor, key: Key) -> Tensor:
         """Return the shares of bit strings in `shots` shots; the gradient is that of the probabilities."""
         if self.shots is None:
             return probabilities
         with torch.no_grad():
-            edges = torch.cumsum(probabilities.clamp(min=0.0), 1)
-            edges = edges / edges[:, -1:]
-            drawn = uniform(key, (len(edges), self.shots)).double()
-            counts = torch.searchsorted(edges.contiguous(), drawn, right=True).clamp(max=edges.shape[1] - 1)
-            shares = torch.zeros_like(probabilities).scatter_add_(1, counts, torch.ones_like(drawn)) / self.shots
+            if self.shots > SHOTS_EACH:
+                counts = multinomial_counts(probabilities.numpy(), self.shots, key)
+                shares = torch.from_numpy(counts).to(probabilities) / self.shots
+            else:
+                edges = torch.cumsum(probabilities.clamp(min=0.0), 1)
+                edges = edges / edges[:, -1:]
+                drawn = uniform(key, (len(edges), self.shots)).double()
+                read = torch.searchsorted(edges.contiguous(), drawn, right=True).clamp(max=edges.shape[1] - 1)
+                shares = torch.zeros_like(probabilities).scatter_add_(1, read, torch.ones_like(drawn)) / self.shots
         return probabilities + (shares - probabilities).detach()
 
     # what every layer has
@@ -175,7 +188,7 @@ class PulseLayer(HardwareLayer):
         """Return everything but the parameters: the instance is drawn again from its seed and trial."""
         return {
             "programmed": self._programmed,
-            "current": self._masters_are_current(),
+            "mark": self._mark.elements if self._mark is not None and self._masters_are_current() else None,
             "programming_seed": self._programming_seed,
             "trial": self.trial,
             "seconds": self.seconds,
@@ -193,15 +206,15 @@ class PulseLayer(HardwareLayer):
                 f"Layer `{self.name}`: the stored state must be of the same design, {self.design.fingerprint()}, but is of "
                 f"{state['design']}; compile the model onto that design"
             )
-        self._programmed, self._loaded_current = bool(state["programmed"]), bool(state["current"])
+        self._programmed, self._loaded_mark = bool(state["programmed"]), state["mark"]
         self._programming_seed, self.trial, self.seconds = state["programming_seed"], state["trial"], state["seconds"]
         self.reads, self.training_reads, self.shots = state["reads"], state["training_reads"], state["shots"]
         self._chip = None
         self.settle()
 
     def settle(self) -> None:
-        """Take the master weights as they are now for those that a state just loaded was programmed from."""
-        self._mark = WeightMark.of(self.weight) if self._loaded_current else None
+        """Look whether the master weights of a state just loaded are those that it was programmed from."""
+        self._mark = WeightMark.stored(self.weight, self._loaded_mark)
 
     def _masters_are_current(self) -> bool:
         return self._programmed and self._mark is not None and self._mark.holds(self.weight)

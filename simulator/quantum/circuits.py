@@ -77,6 +77,8 @@ class Circuit:
     gates: tuple[Gate, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.qubits, int) or isinstance(self.qubits, bool) or self.qubits < 1:
+            raise ValueError(f"Argument `qubits` must be an integer of at least 1, but got {self.qubits!r}; say how many there are")
         for gate in self.gates:
             wanted = 2 if gate.name in PAIRS else 1
             known = gate.name in PAIRS or gate.name in FIXED or gate.name in ROTATIONS
@@ -87,6 +89,8 @@ class Circuit:
                 )
             if len(gate.qubits) != wanted or len(set(gate.qubits)) != wanted or not all(0 <= q < self.qubits for q in gate.qubits):
                 raise ValueError(f"Argument `gates`: {gate.name} must act on {wanted} of the {self.qubits} qubits, but got {gate.qubits}")
+            if gate.angle is not None:
+                _check_angle(gate.name, gate.angle)
 
     @property
     def parameters(self) -> int:
@@ -116,6 +120,15 @@ class Circuit:
             ``(batch, 2^qubits)`` complex128, qubit 0 the lowest bit.
         """
         return circuit_state(self, parameters)
+
+
+def _check_angle(name: str, angle: Angle) -> None:
+    """Raise ValueError where an angle is no finite number, or takes a parameter that cannot be."""
+    indices = [index for index, _ in angle.terms]
+    if not all(isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in indices):
+        raise ValueError(f"Argument `gates`: {name} must take parameters by their number from 0 on, but takes {indices}; count from 0")
+    if not all(math.isfinite(number) for number in (angle.offset, *(factor for _, factor in angle.terms))):
+        raise ValueError(f"Argument `gates`: {name} must have a finite angle, but got {angle}; check the numbers")
 
 
 def z_expectations(probabilities: Tensor, qubits: Sequence[int], count: int) -> Tensor:

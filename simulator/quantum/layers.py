@@ -23,6 +23,9 @@ Readout = Literal["z", "probabilities"]
 class QuantumModule(nn.Module, ABC):
     """A layer that is a quantum circuit: inputs and trained angles make a state, and what is read of it is the output.
 
+    On a compiled chip, ``chip.layers[name].shots = 200`` sets how often each circuit is repeated (1024 unless set), None gives exact
+    probabilities.
+
     Parameters
     ----------
     inputs
@@ -32,20 +35,21 @@ class QuantumModule(nn.Module, ABC):
     weights
         Trained numbers.
     reads
-        Qubits whose expectation of Z is an output; all of them by default.
+        Different qubits whose expectation of Z is an output; all of them by default. Not with ``probabilities``.
     readout
         ``z`` for expectations of Z, ``probabilities`` for those of all bit strings.
     """
 
     def __init__(self, inputs: int, qubits: int, weights: Tensor, reads: Sequence[int] | None, readout: Readout) -> None:
         super().__init__()
-        chosen = tuple(range(qubits)) if reads is None else tuple(reads)
-        if inputs < 1 or not chosen or not all(0 <= q < qubits for q in chosen):
-            raise ValueError(
-                f"Arguments `inputs` and `reads` must be at least 1 and name some of {qubits} qubits, but got {inputs} and {reads}"
-            )
+        _require_count("inputs", inputs)
         if readout not in ("z", "probabilities"):
             raise ValueError(f'Argument `readout` must be "z" or "probabilities", but got {readout!r}')
+        if reads is not None and readout == "probabilities":
+            raise ValueError(
+                f"Argument `reads` must be None for probabilities, which are those of all qubits, but got {reads}; leave it out"
+            )
+        chosen = tuple(range(qubits)) if reads is None else _distinct(reads, qubits)
         self.inputs, self.qubits, self.reads, self.readout = inputs, qubits, chosen, readout
         self.weight = nn.Parameter(weights.float())
 
@@ -77,6 +81,10 @@ class QuantumModule(nn.Module, ABC):
     def program(self, backend: TransmonBackend) -> PulseProgram:
         """Return the layer as pulses on a chip with calibrated gates."""
 
+    def remark(self, backend: TransmonBackend) -> str:
+        """Return what a reader of the coverage should know of the layer on this chip; empty for nothing."""
+        return ""
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute the layer without any error, for inputs ``(batch, inputs)``; returns ``(batch, outputs)`` float32."""
         with inside_hardware():  # the host that simulates is not the digital unit that the model's operations are counted for
@@ -98,7 +106,7 @@ class VariationalCircuit(QuantumModule):
     layers
         Trained layers.
     circuit
-        A circuit of one's own instead; its parameters are the inputs, then the weights.
+        A circuit of one's own instead, of as many qubits; its parameters are the inputs, each of which it takes, then the weights.
     reads, readout
         See `QuantumModule`.
     seed
@@ -122,8 +130,11 @@ class VariationalCircuit(QuantumModule):
         readout: Readout = "z",
         seed: int = 0,
     ) -> None:
-        _require_layers(layers)
+        for name, value in (("inputs", inputs), ("qubits", qubits), ("layers", layers)):
+            _require_count(name, value)
+        _require_seed(seed)
         built = layered_circuit(inputs, qubits, layers) if circuit is None else circuit
+        _require_circuit(built, inputs, qubits)
         count = max(0, built.parameters - inputs)
         start = math.pi * (2 * uniform(Key.of(seed=seed, purpose="variational circuit"), count) - 1)
         super().__init__(inputs, built.qubits, start, reads, readout)
@@ -153,7 +164,7 @@ class PulseCircuit(QuantumModule):
     ----------
     backend
         The chip; calibrated first where it is not. The layer computes without its relaxation, drift and errors of readout;
-        `simulator.compile` brings them in.
+        `simulator.compile` brings them in, on this chip or on one of the same layout, whose own gates then scale the pulses.
     inputs
         Numbers that a sample brings, angles in rad.
     layers
@@ -184,7 +195,11 @@ class PulseCircuit(QuantumModule):
         readout: Readout = "z",
         seed: int = 0,
     ) -> None:
-        _require_layers(layers)
+        if not isinstance(backend, TransmonBackend):
+            raise ValueError(f"Argument `backend` must be a TransmonBackend, but got a {type(backend).__name__}; give the chip")
+        for name, value in (("inputs", inputs), ("layers", layers)):
+            _require_count(name, value)
+        _require_seed(seed)
         self_backend = backend.calibrated
         pulses = TrainedPulses(self_backend.ideal(), inputs, layers)
         start = uniform(Key.of(seed=seed, purpose="pulse circuit"), pulses.weights) * 2 - 1
@@ -197,17 +212,73 @@ class PulseCircuit(QuantumModule):
         return bit_probabilities(self._pulses.backend, self._pulses.populations(rows))
 
     def program(self, backend: TransmonBackend) -> PulseProgram:
-        """Return the same pulses on a chip."""
-        return TrainedPulses(backend, self.inputs, self.layers)
+        """Return the same pulses on a chip, in proportion to its own calibrated ones.
+
+        Raises
+        ------
+        ValueError
+            Where the chip has other transmons or other cross-resonance gates than the one that the layer was made for.
+        """
+        made, chip = self.backend, backend.calibrated
+        known, there = _layout(made), _layout(chip)
+        if known != there:
+            raise ValueError(
+                f"Argument `backend` must be laid out as the chip that the pulses were made for, {known[0]} transmons and gates of "
+                f"{known[1]}, but has {there[0]} and {there[1]}; make the PulseCircuit with this chip"
+            )
+        return TrainedPulses(chip, self.inputs, self.layers)
+
+    def remark(self, backend: TransmonBackend) -> str:
+        """Return that a chip scales the pulses by gates of its own, where these differ from those that the layer was made with."""
+        made, chip = self.backend, backend.calibrated
+        if (made.gates, made.sample_seconds) == (chip.gates, chip.sample_seconds):
+            return ""
+        return "amplitudes in proportion to this chip's gates, which are not those that the layer was made with"
 
     def extra_repr(self) -> str:
         """Return the line that ``print(model)`` shows."""
         return f"{self.inputs} inputs, {self.qubits} transmons, {self.layers} layers, {self.weight.numel()} numbers of pulses"
 
 
-def _require_layers(layers: int) -> None:
-    if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
-        raise ValueError(f"Argument `layers` must be an integer of at least 1, but got {layers!r}; a layer without trained numbers is none")
+def _require_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"Argument `{name}` must be an integer of at least 1, but got {value!r}; a layer without {name} is none")
+
+
+def _require_seed(seed: int) -> None:
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ValueError(f"Argument `seed` must be an integer, but got {seed!r}; give a whole number")
+
+
+def _distinct(reads: Sequence[int], qubits: int) -> tuple[int, ...]:
+    """Return the qubits to read: some of them, each once."""
+    chosen = tuple(reads) if isinstance(reads, Sequence) else (reads,)
+    if not chosen or len(set(chosen)) < len(chosen) or not all(isinstance(q, int) and 0 <= q < qubits for q in chosen):
+        raise ValueError(f"Argument `reads` must be a list of different qubits of 0 to {qubits - 1}, but got {reads!r}; name each once")
+    return chosen
+
+
+def _require_circuit(circuit: Circuit, inputs: int, qubits: int) -> None:
+    """Raise ValueError where a circuit is of other qubits, or does not use every input."""
+    if not isinstance(circuit, Circuit):
+        raise ValueError(
+            f"Argument `circuit` must be a Circuit, but got a {type(circuit).__name__}; build one by Circuit({qubits}).add(...)"
+        )
+    if circuit.qubits != qubits:
+        raise ValueError(f"Argument `qubits` must be that of `circuit`, {circuit.qubits}, but got {qubits}; give the same")
+    used = {index for gate in circuit.gates if gate.angle for index, factor in gate.angle.terms if factor}
+    unused = [index for index in range(inputs) if index not in used]
+    if unused:
+        raise ValueError(
+            f"Argument `circuit` must take every input as a parameter, 0 to {inputs - 1}, but takes none of {unused[:8]}; rotate by them, "
+            "or lower `inputs`"
+        )
+
+
+def _layout(chip: TransmonBackend) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Return how many transmons a chip has, and which pairs a calibrated gate."""
+    pairs = () if chip.gates is None else chip.gates.cross_resonance
+    return chip.count, tuple((one.control, one.target) for one in pairs)
 
 
 def layered_circuit(inputs: int, qubits: int, layers: int) -> Circuit:

@@ -78,6 +78,8 @@ def to_qiskit(schedule: Schedule) -> qiskit_pulse.Schedule:
     64
     """
     require_qiskit()
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"Argument `schedule` must be a Schedule of inloop, but got a {type(schedule).__name__}; build one")
     with _pulses() as pulse:
         parts = [(one.start, _instruction_out(pulse, one)) for one in schedule.instructions]
         return pulse.Schedule(*parts, name=schedule.name or None)
@@ -109,6 +111,8 @@ def from_qiskit(schedule: Any) -> Schedule:
     with _pulses() as pulse:
         if isinstance(schedule, pulse.ScheduleBlock):
             schedule = pulse.transforms.block_to_schedule(schedule)
+        if not isinstance(schedule, pulse.Schedule):
+            raise ValueError(f"Argument `schedule` must be a schedule of qiskit, but got a {type(schedule).__name__}; give what it builds")
         found = [one for start, part in schedule.instructions for one in _instruction_in(pulse, int(start), part)]
         return Schedule(name=str(schedule.name or ""), instructions=tuple(found))
 
@@ -119,7 +123,9 @@ def lower_circuit(circuit: QuantumCircuit, backend: TransmonBackend) -> Schedule
     Parameters
     ----------
     circuit
-        With measurements at its end, if any; translated to rz, sx, x, cx and ecr, and routed to the chip's couplings first.
+        With measurements at its end, if any; translated to rz, sx, x, cx and ecr, and routed to the chip's couplings first. Classical bit k
+        is slot k; `TransmonBackend.run` counts the slots that are recorded, the lowest one rightmost. A reset of a qubit that no gate
+        has turned yet, as ``initialize`` brings, takes no pulse.
     backend
         The chip; calibrated first where it has no gates.
 
@@ -128,7 +134,8 @@ def lower_circuit(circuit: QuantumCircuit, backend: TransmonBackend) -> Schedule
     ImportError
         Where qiskit is absent.
     ValueError
-        Where the circuit measures and goes on, resets, or has more qubits than the chip.
+        Where the circuit measures and goes on, measures a qubit twice, resets one that was used, depends on classical bits, has parameters
+        without values, or has more qubits than the chip.
 
     Examples
     --------
@@ -137,19 +144,14 @@ def lower_circuit(circuit: QuantumCircuit, backend: TransmonBackend) -> Schedule
     0
     """
     qiskit = require_qiskit()
+    if not isinstance(backend, TransmonBackend):
+        raise ValueError(f"Argument `backend` must be a TransmonBackend, but got a {type(backend).__name__}; give the chip")
     chip = backend.calibrated
-    if circuit.num_qubits > chip.count:
-        raise ValueError(f"Argument `circuit` must have at most {chip.count} qubits, but has {circuit.num_qubits}; take a larger chip")
-    pairs = [edge for one in chip.couplings for edge in (one.transmons, one.transmons[::-1])]
-    translated = qiskit.transpile(
-        circuit,
-        basis_gates=list(BASIS),
-        coupling_map=[list(pair) for pair in pairs] or None,
-        initial_layout=list(range(circuit.num_qubits)),
-        optimization_level=1,
-        seed_transpiler=0,
-    )
+    with _no_deprecations():
+        _check_circuit(qiskit, circuit, chip)
+        translated = _translated(qiskit, circuit, chip)
     builder = PulseBuilder(chip, name=circuit.name)
+    used: set[int] = set()
     slots: dict[int, int] = {}
     for one in translated.data:
         qubits = [translated.find_bit(bit).index for bit in one.qubits]
@@ -157,7 +159,7 @@ def lower_circuit(circuit: QuantumCircuit, backend: TransmonBackend) -> Schedule
         if slots and name not in ("measure", "barrier"):
             raise ValueError(f"Argument `circuit` must measure last, but {name} comes after a measurement; move it before")
         if name == "measure":
-            slots[translated.find_bit(one.clbits[0]).index] = qubits[0]
+            _measure(slots, translated.find_bit(one.clbits[0]).index, qubits[0])
         elif name == "barrier":
             builder.barrier(*qubits)
         elif name == "delay":
@@ -166,8 +168,13 @@ def lower_circuit(circuit: QuantumCircuit, backend: TransmonBackend) -> Schedule
         elif name == "rz":
             builder.rz(qubits[0], float(one.operation.params[0]))
         elif name in ("sx", "x", "cx", "ecr"):
+            used.update(qubits)
             getattr(builder, name)(*qubits)
-        elif name != "id":
+        elif name == "reset" and qubits[0] in used:
+            raise ValueError(
+                f"Argument `circuit` must not reset qubit {qubits[0]} after gates (`initialize` resets as well); start with it"
+            )
+        elif name not in ("id", "reset"):
             raise ValueError(f"Argument `circuit` must consist of gates and measurements, but has {name}; remove it")
     if slots:
         builder.barrier()
@@ -178,8 +185,56 @@ def lower_circuit(circuit: QuantumCircuit, backend: TransmonBackend) -> Schedule
     return builder.schedule()
 
 
+def _check_circuit(qiskit: Any, circuit: Any, chip: TransmonBackend) -> None:
+    """Raise ValueError where a circuit is none, or could not be played whatever it is translated to."""
+    if not isinstance(circuit, qiskit.QuantumCircuit):
+        raise ValueError(f"Argument `circuit` must be a QuantumCircuit of qiskit, but got a {type(circuit).__name__}; give one circuit")
+    if circuit.num_qubits > chip.count:
+        raise ValueError(f"Argument `circuit` must have at most {chip.count} qubits, but has {circuit.num_qubits}; take a larger chip")
+    if circuit.parameters:
+        names = ", ".join(one.name for one in circuit.parameters)
+        raise ValueError(f"Argument `circuit` must have a value for every parameter, but {names} have none; call assign_parameters first")
+    _refuse_conditions(circuit)
+
+
+def _refuse_conditions(circuit: Any) -> None:
+    for one in circuit.data:
+        if getattr(one.operation, "condition", None) is not None:
+            raise ValueError(
+                f"Argument `circuit` must not depend on classical bits, but {one.operation.name} has a condition; all pulses are fixed "
+                "before the first measurement"
+            )
+
+
+def _translated(qiskit: Any, circuit: Any, chip: TransmonBackend) -> Any:
+    pairs = [edge for one in chip.couplings for edge in (one.transmons, one.transmons[::-1])]
+    translated = qiskit.transpile(
+        circuit,
+        basis_gates=list(BASIS),
+        coupling_map=[list(pair) for pair in pairs] or None,
+        initial_layout=list(range(circuit.num_qubits)),
+        optimization_level=1,
+        seed_transpiler=0,
+    )
+    _refuse_conditions(translated)  # those inside of composite gates come to light here
+    return translated
+
+
+def _measure(slots: dict[int, int], slot: int, qubit: int) -> None:
+    """Note that a qubit goes to a classical bit; a bit that is written twice keeps what was written last."""
+    before = next((other for other, known in slots.items() if known == qubit and other != slot), None)
+    if before is not None:
+        raise ValueError(
+            f"Argument `circuit` must measure each qubit once, but measures {qubit} into the classical bits {before} and {slot}; copy "
+            "the result"
+        )
+    slots[slot] = qubit
+
+
 def qiskit_backend(backend: TransmonBackend, name: str = "inloop") -> Any:
-    """Return a chip as a qiskit ``BackendV2``: ``transpile(circuit, it)`` and ``it.run(circuit, shots=..., seed=...)`` work.
+    """Return a chip as a qiskit ``BackendV2`` for `transpile`, samplers and estimators; it runs circuits by itself as well.
+
+    ``it.run(circuit, shots=..., seed=..., memory=...)``; see `PulseSimulatorBackend.run`.
 
     Parameters
     ----------
@@ -205,10 +260,17 @@ def qiskit_backend(backend: TransmonBackend, name: str = "inloop") -> Any:
 
 
 @contextmanager
-def _pulses() -> Iterator[Any]:
-    """Yield the module `qiskit.pulse` without its warnings that it will be gone."""
+def _no_deprecations() -> Iterator[None]:
+    """Keep qiskit's warnings about itself, which a caller can do nothing about, from the caller."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@contextmanager
+def _pulses() -> Iterator[Any]:
+    """Yield the module `qiskit.pulse` without its warnings that it will be gone."""
+    with _no_deprecations():
         from qiskit import pulse
 
         yield pulse

@@ -2,15 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 from qiskit.circuit import Delay, Measure, Parameter
 from qiskit.circuit.library import CXGate, ECRGate, RZGate, SXGate, XGate
 from qiskit.providers import BackendV2, JobStatus, JobV1, Options
 from qiskit.result import Result
 from qiskit.transpiler import InstructionProperties, Target
 
-from devices.quantum import TransmonBackend
+from devices.quantum import Schedule, TransmonBackend
 from devices.quantum.calibration import gate_fidelities
 from devices.quantum.sequences import PulseBuilder
+from kernels.random import Key, uniform
 from simulator.quantum.qiskit_bridge import lower_circuit
 
 
@@ -62,23 +64,58 @@ class PulseSimulatorBackend(BackendV2):  # type: ignore[misc]
 
     @classmethod
     def _default_options(cls) -> Options:
-        return Options(shots=1024, seed=0)
+        return Options(shots=1024, seed=0, memory=False)
 
     def run(self, run_input: Any, **options: Any) -> FinishedJob:
-        """Run one circuit or several; ``shots`` and ``seed`` are options."""
-        circuits = run_input if isinstance(run_input, list) else [run_input]
-        shots, seed = options.get("shots", self.options.shots), options.get("seed", self.options.seed)
+        """Run one circuit or several.
+
+        Parameters
+        ----------
+        run_input
+            A circuit, or a list of them; each is a trial of its own.
+        **options
+            ``shots``, ``seed`` (or ``seed_simulator``, as samplers and estimators call it; None leaves the seed as it is), and ``memory``
+            for the outcome of every shot.
+        """
+        unknown = set(options) - {"shots", "seed", "seed_simulator", "memory"}
+        if unknown:
+            raise ValueError(
+                f"Argument `options` must be some of shots, seed, seed_simulator and memory, but got {', '.join(sorted(unknown))}; "
+                "leave it out"
+            )
+        circuits = list(run_input) if isinstance(run_input, list | tuple) else [run_input]
+        shots = self.options.shots if options.get("shots") is None else options["shots"]
+        seeds = [options[name] for name in ("seed", "seed_simulator") if options.get(name) is not None]
+        seed = seeds[0] if seeds else self.options.seed
         results = []
         for index, circuit in enumerate(circuits):
-            counts = self.chip.run(lower_circuit(circuit, self.chip), shots=shots, seed=seed, trial=index)
-            hexadecimal = {hex(int(bits, 2)): count for bits, count in counts.items()}
+            schedule = lower_circuit(circuit, self.chip)
+            if not schedule.acquisitions:
+                raise ValueError(f"Argument `run_input` must measure, but circuit {circuit.name} measures no qubit; add measure_all()")
+            counts = self.chip.run(schedule, shots=shots, seed=seed, trial=index)
+            hexadecimal = {_classical(bits, schedule): count for bits, count in counts.items()}
+            data: dict[str, Any] = {"counts": hexadecimal}
+            if options.get("memory", self.options.memory):
+                data["memory"] = _each_shot(hexadecimal, Key.of(seed=seed, trial=index, purpose="order of shots"))
             registers = [[register.name, register.size] for register in circuit.cregs]
             header = {"name": circuit.name, "memory_slots": circuit.num_clbits, "creg_sizes": registers}
-            results.append({"shots": shots, "success": True, "data": {"counts": hexadecimal}, "header": header})
+            results.append({"shots": int(shots), "success": True, "meas_level": 2, "data": data, "header": header})
         self._jobs += 1
         job_id = f"{self.name}-{self._jobs}"
         content = {"backend_name": self.name, "backend_version": "1", "qobj_id": job_id, "job_id": job_id, "success": True}
         return FinishedJob(self, job_id, Result.from_dict({**content, "results": results}))
+
+
+def _classical(bits: str, schedule: Schedule) -> str:
+    """Return the register of classical bits, hexadecimal, in which the recorded slots hold these bits and all others are 0."""
+    return hex(sum(int(bit) << one.slot for bit, one in zip(reversed(bits), schedule.acquisitions, strict=True)))
+
+
+def _each_shot(counts: dict[str, int], key: Key) -> list[str]:
+    """Return the outcome of every shot: as many of each as were counted, in an order that is drawn."""
+    outcomes = np.repeat(np.array(list(counts), dtype=object), list(counts.values()))
+    shuffled: list[str] = outcomes[np.argsort(uniform(key, len(outcomes)).numpy(), kind="stable")].tolist()
+    return shuffled
 
 
 def _target(chip: TransmonBackend) -> Target:
