@@ -43,6 +43,7 @@ PUBLISHED = pd.DataFrame(
         ("CIFAR-100, VGG-16", 77.89, "SNN calibration", 73.55, 76.64, 77.87),
         ("CIFAR-10, ResNet-18 (modified)", 95.46, "optimal conversion", 84.06, 92.48, 94.42),
         ("CIFAR-10, ResNet-18 (modified)", 95.46, "SNN calibration", 94.78, 95.30, 95.45),
+        ("ImageNet, ResNet-34", 75.66, "SNN calibration", 64.54, np.nan, np.nan),
     ],
     columns=["set, network", "float", "method", "T = 32", "T = 64", "T >= 512"],
 )
@@ -166,8 +167,8 @@ def main(arguments: list[str] | None = None) -> None:
     notes = [
         claims(frame).round(2).to_string(index=False),
         f"measured: {split.name}{which}, 5-layer convolutional network, ideal core, {options.seeds} networks, float {100 * exact:.2f} %",
-        "published (Li et al. 2021, Table 4; other data and networks):",
-        PUBLISHED.to_string(index=False),
+        "published (Li et al. 2021; other data and networks; -: not taken over):",
+        PUBLISHED.to_string(index=False, na_rep="-"),
     ]
     report("snn_calibration", COMMAND, frame, table.round(2), draw(table, exact, split.name), notes, json=options.json)
 

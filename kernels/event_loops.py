@@ -1,14 +1,17 @@
 """The loops of `kernels.event_synapses`: only inputs that spiked are looked up, and their rows of weights added in a fixed order."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numba import njit
 
-from kernels.lanes import LANES, TOGETHER, any_above, append, fire, list_spikes, sum_rows
+from kernels.lanes import LANES, WORD, add_marked_rows, fire, mark
 
 Array = Any
 """A NumPy array; spikes are uint8, weights float32 or integers, sums float32 or int32."""
+
+WIDEST: Final = 12
+"""Vectors of sums that are in registers together, at most."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -59,152 +62,222 @@ def add_counts(current: Array, counts: Array, worth: Array, out: Array) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _list_image(spikes: Array, begin: int, channels: int, apart: int, firsts: Array, places: Array, counts: Array) -> bool:
-    """List the spikes of an image, row by row, each as its place in its row times `apart`; return whether a count is above 1.
+def _mark_image(spikes: Array, begin: int, channels: int, bits: Array, pixels: Array) -> bool:
+    """Write which channels of each pixel of an image spiked to `pixels` (words of a pixel, pixels); return whether a count is above 1.
 
-    ``firsts[y, x]`` becomes the number in the list of the first spike of a position; `counts` are written only where one is above 1.
-    `spikes` is flat and the image begins at `begin`.
+    `spikes` is flat and the image begins at `begin`; `bits` is memory for those of the image, one after the other, and a word more.
     """
-    height, width = firsts.shape[0], firsts.shape[1] - 1
-    whole = channels - channels % LANES
-    found = 0
-    several = False
-    for y in range(height):
-        for x in range(width):
-            firsts[y, x] = found
-            at = begin + (y * width + x) * channels
-            first = x * channels * apart
-            for c in range(0, whole, LANES):
-                found = list_spikes(spikes, at + c, places, found, first + c * apart, apart)
-                several |= any_above(spikes, at + c, 1)
-            for c in range(whole, channels):
-                places[found] = first + c * apart
-                found += 1 if spikes[at + c] else 0
-                several |= spikes[at + c] > 1
-        firsts[y, width] = found
-    if several:
-        found = 0
-        for i in range(begin, begin + height * width * channels):
-            counts[found] = spikes[i]
-            found += 1 if spikes[i] else 0
-    return several
+    one, last = np.uint64(1), np.uint64(WORD - 1)
+    many, each = pixels.shape[1] * channels, pixels.shape[0]
+    words = many // WORD
+    above = np.uint64(0)
+    for k in range(words):
+        bits[k] = mark(spikes, begin + k * WORD, 0)
+        above |= mark(spikes, begin + k * WORD, 1)
+    bits[words] = np.uint64(0)
+    bits[words + 1] = np.uint64(0)
+    for k in range(many - words * WORD):
+        value = spikes[begin + words * WORD + k]
+        if value:
+            bits[words] |= one << np.uint64(k)
+        if value > 1:
+            above = one
+    for e in range(each):
+        size = min(WORD, channels - e * WORD)
+        mask = ~np.uint64(0) >> np.uint64(WORD - size)
+        line = pixels[e]
+        at = e * WORD
+        for p in range(pixels.shape[1]):
+            k, shift = at >> 6, np.uint64(at & (WORD - 1))  # a division takes longer than all the rest
+            # Of two neighboring words; a shift by a whole word is two shifts.
+            line[p] = ((bits[k] >> shift) | ((bits[k + 1] << one) << (last - shift))) & mask
+            at += channels
+    return bool(above != np.uint64(0))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _lists(height: int, width: int, channels: int, tall: int, wide: int) -> tuple[Array, Array, Array, Array, Array]:
-    """Return memory for the spikes of an image and of a window: where positions begin, places and counts; places and counts."""
-    many, seen = height * width * channels + 2 * LANES, tall * wide * channels + 2 * LANES
-    image = np.empty((height, width + 1), np.int64), np.empty(many, np.int32), np.empty(many, np.int32)
-    return (*image, np.empty(seen, np.int32), np.zeros(seen, np.int32))
+def _memory(height: int, width: int, channels: int, tall: int) -> tuple[Array, Array, Array]:
+    """Return memory for the bits of an image, for the words of its pixels, and for those of what a row of outputs looks at."""
+    each = -(-channels // WORD)
+    bits = np.empty(height * width * channels // WORD + 2, np.uint64)
+    return bits, np.empty((each, height * width), np.uint64), np.empty((tall * each, width), np.uint64)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _gather_row(y: int, several: bool, lists: Any, weights: Array, start: Array, sums: Array, begin: int, shape: Any, window: Any) -> None:
-    """Write the sums of one row of outputs of an image whose spikes are listed, to `sums` from `begin` on.
+def _taps(channels: int, filled: int, window: Any) -> tuple[Array, Array]:
+    """Return, for each place of an input column within a stride, how many outputs of a row it reaches, and where its weights begin."""
+    (tall, wide), (_, across), _ = window
+    reached, tables = np.empty(across, np.int64), np.empty(across, np.int64)
+    begin = 0
+    for r in range(across):
+        reached[r] = max(0, (wide - r + across - 1) // across)
+        tables[r] = begin
+        begin += tall * channels * reached[r] * filled
+    return reached, tables
 
-    `shape` is (height, width, channels, columns, outputs), `window` the size, stride and padding of the kernel, each a pair.
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_row(
+    top: int, several: bool, pixels: Array, words: Array, taps: Any, weights: Array, sums: Array, spikes: Array, begin: int, shape: Any,
+    window: Any,
+) -> None:  # fmt: skip
+    """Add to the sums of a row of outputs what the input rows from `top` on cause, column after column.
+
+    `shape` is (height, width, channels, filled outputs) of an image that begins at `begin` and whose `pixels` are marked; `taps` are from
+    `_taps`.
     """
-    height, width, channels, columns, outputs = shape
-    (tall, wide), (down, across), (above, before) = window
-    firsts, places, counts, near, times = lists
-    apart = weights.shape[1]
-    row, nothing, blocks = weights.reshape(-1), (weights.shape[0] - 1) * apart, apart // LANES
-    bounds, span = firsts.reshape(-1), width + 1
-    top = y * down - above
-    low, high = max(0, -top), min(tall, height - top)
-    for x in range(columns):
-        left = x * across - before
-        first, last = min(max(left, 0), width), max(min(left + wide, width), 0)
-        found = 0
-        if first < last:
-            for ky in range(low, high):
-                line, plus = (top + ky) * span, (ky * wide - left) * channels * apart
+    height, width, channels, filled = shape
+    (tall, _), (_, across), (_, before) = window
+    reached, tables = taps
+    each = pixels.shape[0]
+    # Pixels one above the other share a word where their channels fit into it; where counts are looked up, each has its own.
+    group = 1 if several or channels > WORD else WORD // channels
+    groups = 0
+    for first in range(0, tall, group):
+        for e in range(each):
+            line = words[groups * each + e]
+            for x in range(width):
+                line[x] = np.uint64(0)
+            for ky in range(max(first, -top), min(first + group, tall, height - top)):
+                shift, row = np.uint64((ky - first) * channels), (top + ky) * width
+                seen = pixels[e, row : row + width]
+                for x in range(width):
+                    line[x] = line[x] | (seen[x] << shift)
+        groups += 1
+    nothing = weights.shape[0] - WIDEST * LANES
+    r, at = before % across, (before // across) * filled
+    for x in range(width):
+        apart = reached[r] * filled
+        place = at + reached[0] * filled - apart
+        for g in range(groups):
+            for e in range(each):
+                word = words[g * each + e, x]
+                if word == np.uint64(0):
+                    continue
+                begins = tables[r] + (g * group * channels + e * WORD) * apart
                 if several:
-                    append(times, found, counts, bounds, line + first, line + last, 0)
-                found = append(near, found, places, bounds, line + first, line + last, plus)
-        for k in range(TOGETHER):
-            near[found + k] = nothing
-        at = begin + x * outputs
-        if several:
-            for o in range(0, apart, LANES):
-                sum_rows(sums, at + o, start, o, row, near, times, found, 1, 1)
-            continue
-        o = 0
-        for _block in range(blocks // 4):
-            sum_rows(sums, at + o, start, o, row, near, times, found, 4, 0)
-            o += 4 * LANES
-        if blocks & 2:
-            sum_rows(sums, at + o, start, o, row, near, times, found, 2, 0)
-            o += 2 * LANES
-        if blocks & 1:
-            sum_rows(sums, at + o, start, o, row, near, times, found, 1, 0)
+                    spot = begin + ((top + g) * width + x) * channels + e * WORD
+                    for o in range(0, apart, LANES):
+                        add_marked_rows(sums, place + o, weights, begins + o, apart, nothing, word, spikes, spot, 1, 1)
+                    continue
+                o = 0
+                while apart - o >= 12 * LANES:
+                    add_marked_rows(sums, place + o, weights, begins + o, apart, nothing, word, spikes, 0, 12, 0)
+                    o += 12 * LANES
+                if apart - o >= 6 * LANES:
+                    add_marked_rows(sums, place + o, weights, begins + o, apart, nothing, word, spikes, 0, 6, 0)
+                    o += 6 * LANES
+                if apart - o >= 3 * LANES:
+                    add_marked_rows(sums, place + o, weights, begins + o, apart, nothing, word, spikes, 0, 3, 0)
+                    o += 3 * LANES
+                if apart - o >= 2 * LANES:
+                    add_marked_rows(sums, place + o, weights, begins + o, apart, nothing, word, spikes, 0, 2, 0)
+                    o += 2 * LANES
+                if apart - o >= LANES:
+                    add_marked_rows(sums, place + o, weights, begins + o, apart, nothing, word, spikes, 0, 1, 0)
+        r += 1
+        if r == across:
+            r = 0
+            at += filled
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def gather(spikes: Array, weights: Array, start: Array, sums: Array, shape: Any, window: Any) -> None:
-    """Convolve output by output: no dilation, one group, channels last.
+def gather(spikes: Array, weights: Array, start: Array, sums: Array, out: Array, window: Any) -> None:
+    """Convolve row by row of the outputs: no dilation, one group, channels last.
 
-    `spikes` (vectors, height, width, channels); `weights` (kernel height * kernel width * channels + 1, outputs), the last row of
-    negative zeros, to which adding changes nothing; `start` (outputs,), where sums begin; both with outputs filled up to a multiple of
-    `LANES`. `sums` is flat, for outputs of `shape` (out height, out width, outputs) of each vector and `LANES` numbers after them. `window`
-    is the size, stride and padding of the kernel, each a pair.
+    `spikes` (vectors, height, width, channels) and `out` (vectors, out height, out width, outputs). `weights` are flat, as
+    `event_synapses.EventKernel` lays them out, and end with `WIDEST` vectors of negative zeros, to which adding changes nothing. `start` is
+    what the sums of a row begin with, outputs filled up to a multiple of `LANES`, with room at both ends for outputs beyond the image;
+    `sums` is memory for as many. `window` is the size, stride and padding of the kernel, each a pair.
 
-    What a row of the kernel looks at is one piece of the list of spikes, so a window's spikes are one piece for each row of the kernel;
-    their rows of weights are added in registers, and no sum waits for the one stored before it.
+    A spike reaches outputs side by side, whose sums and weights lie side by side: one piece of a row of weights is added for it. Which
+    inputs of a column of the kernel's height spiked are the bits of a word or a few.
     """
     vectors, height, width, channels = spikes.shape
-    rows, columns, outputs = shape
-    lists = _lists(height, width, channels, window[0][0], window[0][1])
-    flat = spikes.reshape(-1)
+    rows, outputs = out.shape[1], out.shape[3]
+    tall, down, above = window[0][0], window[1][0], window[2][0]
+    filled = -(-outputs // LANES) * LANES
+    bits, pixels, words = _memory(height, width, channels, tall)
+    taps = _taps(channels, filled, window)
+    flat, left = spikes.reshape(-1), (taps[0][0] - 1) * filled
     for n in range(vectors):
-        several = _list_image(flat, n * height * width * channels, channels, weights.shape[1], lists[0], lists[1], lists[2])
+        begin = n * height * width * channels
+        several = _mark_image(flat, begin, channels, bits, pixels)
         for y in range(rows):
-            begin = (n * rows + y) * columns * outputs
-            _gather_row(y, several, lists, weights, start, sums, begin, (height, width, channels, columns, outputs), window)
+            for i in range(sums.shape[0]):  # an assignment of arrays takes several times as long
+                sums[i] = start[i]
+            shape = height, width, channels, filled
+            _add_row(y * down - above, several, pixels, words, taps, weights, sums, flat, begin, shape, window)
+            _take(sums, left, filled, out[n, y].reshape(-1), outputs)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _take(sums: Array, at: int, filled: int, out: Array, outputs: int) -> None:
+    """Write the sums of a row, which begin at `at` and have `filled` numbers for the outputs of a position."""
+    if filled == outputs:
+        for i in range(out.shape[0]):
+            out[i] = sums[at + i]
+        return
+    for x in range(out.shape[0] // outputs):
+        for o in range(outputs):
+            out[x * outputs + o] = sums[at + x * filled + o]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def gather_and_fire(
-    spikes: Array, weights: Array, start: Array, added: Array, counts: Array, worth: Array, neurons: Any, out: Array, window: Any
-) -> None:
+    spikes: Array, weights: Array, start: Array, memory: Any, added: Array, counts: Array, worth: Array, neurons: Any, out: Array,
+    window: Any,
+) -> None:  # fmt: skip
     """Convolve as `gather` does and fire the neurons that the sums reach, row by row: no current is ever stored.
 
     `spikes` (steps, batch, height, width, channels) and `out` (steps, batch, out height, out width, outputs); `added` and `counts` of the
     shape of `out`, or without elements, are a current and spikes of `worth` that reach the same neurons. `neurons` are mark, taken, each
-    for the neurons of a row, membranes before the first step (out height, neurons of a row), decay and keep: see `fire_blocks`.
+    for the neurons of a row, membranes before the first step (out height, neurons of a row), decay and keep: see `fire_blocks`. `memory` is
+    for the sums of a row, as `start`, and for the membranes of an image.
     """
     steps, batch, height, width, channels = spikes.shape
     rows, columns, outputs = out.shape[2:]
-    mark, taken, initial, decay, keep = neurons
-    lists = _lists(height, width, channels, window[0][0], window[0][1])
-    flat, row = spikes.reshape(-1), columns * outputs
+    tall, down, above = window[0][0], window[1][0], window[2][0]
+    level, taken, initial, decay, keep = neurons
+    sums, membranes = memory
+    filled = -(-outputs // LANES) * LANES
+    bits, pixels, words = _memory(height, width, channels, tall)
+    taps = _taps(channels, filled, window)
+    flat, row, left = spikes.reshape(-1), columns * outputs, (taps[0][0] - 1) * filled
     fired, more, other = out.reshape(-1, row), added.reshape(-1, row), counts.reshape(-1, row)
-    sums, each = np.empty(row + LANES, weights.dtype), worth[0]
+    each = worth[0]
     whole = row - row % LANES
     one, zero = out.dtype.type(1), out.dtype.type(0)
+    flow = sums[left:]
     for b in range(batch):
-        membranes = initial.copy()
+        membranes[:] = initial
         for t in range(steps):
             n = t * batch + b
-            several = _list_image(flat, n * height * width * channels, channels, weights.shape[1], lists[0], lists[1], lists[2])
+            begin = n * height * width * channels
+            several = _mark_image(flat, begin, channels, bits, pixels)
             for y in range(rows):
-                _gather_row(y, several, lists, weights, start, sums, 0, (height, width, channels, columns, outputs), window)
+                for i in range(sums.shape[0]):
+                    sums[i] = start[i]
+                shape = height, width, channels, filled
+                _add_row(y * down - above, several, pixels, words, taps, weights, sums, flat, begin, shape, window)
+                if filled != outputs:
+                    _take(sums, left, filled, flow[:row], outputs)
                 place = n * rows + y
                 if other.shape[0]:
                     line = other[place]
                     for i in range(row):
-                        sums[i] = sums[i] + sums.dtype.type(line[i]) * each
+                        flow[i] = flow[i] + sums.dtype.type(line[i]) * each
                 if more.shape[0]:
                     current = more[place]
                     for i in range(row):
-                        sums[i] = sums[i] + current[i]
+                        flow[i] = flow[i] + current[i]
                 membrane, target = membranes[y], fired[place]
                 for i in range(0, whole, LANES):
-                    fire(sums, target, i, 0, membrane, mark, taken, i, decay, keep, 1, 0)
+                    fire(flow, i, 0, target, i, 0, membrane, level, taken, i, decay, keep, 1, 0)
                 for i in range(whole, row):
-                    v = membrane[i] * decay + sums[i]
-                    target[i] = one if v >= mark[i] else zero
-                    membrane[i] = v * keep - taken[i] if v >= mark[i] else v
+                    v = membrane[i] * decay + flow[i]
+                    target[i] = one if v >= level[i] else zero
+                    membrane[i] = v * keep - taken[i] if v >= level[i] else v
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -224,8 +297,8 @@ def scatter(spikes: Array, weights: Array, start: Array, out: Array, stride: Arr
             for x in range(columns):
                 for o in range(start.shape[0]):
                     out[n, y, x, o] = start[o]
-        for y in range(height):
-            for x in range(width):
+        for x in range(width):
+            for y in range(height):
                 for c in range(channels):
                     value = spikes[n, y, x, c]
                     if value == 0:

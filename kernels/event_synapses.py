@@ -1,19 +1,19 @@
 """Synapses driven by events: only the weights of inputs that spiked are read, and added in a fixed order.
 
-The order is that of the inputs (of a convolution the channels of a position first, then the positions row by row), so a dense sum in that
-order, zeros included, has the same bits.
+The order is that of the inputs (of a convolution the channels of a position first, then the positions column by column), so a dense sum in
+that order, zeros included, has the same bits.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.event_loops import add_counts, add_spiking_rows, gather, gather_and_fire, scatter
+from kernels.event_loops import WIDEST, add_counts, add_spiking_rows, gather, gather_and_fire, scatter
 from kernels.lanes import LANES
 from kernels.spikes import Comparator, Reset
 
@@ -34,12 +34,13 @@ class EventKernel:
     Attributes
     ----------
     rows
-        Contiguous: (kernel height * kernel width * inputs + 1, outputs filled up to a multiple of `LANES`), the last one of negative
-        zeros, where `plain`; else (kernel height, kernel width, inputs, outputs of a group).
+        Contiguous. Where `plain`, flat: for each place of an input column within a stride a table (kernel height, inputs, outputs of a row
+        that the column reaches, from left to right, outputs filled up to a multiple of `LANES`), and then `WIDEST` vectors of negative
+        zeros; else (kernel height, kernel width, inputs, outputs of a group).
     size
         Height and width of the kernel.
-    outputs
-        Output channels.
+    inputs, outputs
+        Channels.
     stride, padding, dilation
         As in torch, each for height and width.
     groups
@@ -50,6 +51,7 @@ class EventKernel:
 
     rows: Tensor
     size: Pair
+    inputs: int
     outputs: int
     stride: Pair
     padding: Pair
@@ -58,18 +60,18 @@ class EventKernel:
     plain: bool
 
     @property
-    def inputs(self) -> int:
-        """Input channels."""
-        return (self.rows.shape[0] - 1) // (self.size[0] * self.size[1]) if self.plain else self.rows.shape[2]
-
-    @property
     def window(self) -> tuple[Pair, Pair, Pair]:
         """Size, stride and padding, as the loops take them."""
         return self.size, self.stride, self.padding
 
-    def filled(self, bias: Tensor) -> Any:
-        """Return a bias with as many numbers as rows have columns, as a NumPy array."""
-        return functional.pad(bias, (0, self.rows.shape[1] - self.outputs)).numpy()
+    def started(self, bias: Tensor, width: int, columns: int) -> Tensor:
+        """Return what the sums of a row of `columns` outputs begin with, for inputs of that width: the bias of each output.
+
+        The first inputs reach outputs before the first one, and the last ones may reach some after the last; they have room here.
+        """
+        before = -(-self.size[1] // self.stride[1]) - 1
+        seen = (width - 1 + self.padding[1]) // self.stride[1] + 1
+        return functional.pad(bias, (0, -self.outputs % LANES)).repeat(before + max(columns, seen))
 
     @classmethod
     def of(cls, weight: Tensor, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1), groups: int = 1) -> "EventKernel":
@@ -78,7 +80,7 @@ class EventKernel:
         Examples
         --------
         >>> EventKernel.of(torch.ones(4, 2, 3, 3), padding=(1, 1)).rows.shape
-        torch.Size([19, 16])
+        torch.Size([480])
         """
         if weight.dim() != 4 or groups < 1 or weight.shape[0] % groups:
             raise ValueError(
@@ -93,9 +95,11 @@ class EventKernel:
         rows = held.reshape(groups, share, *weight.shape[1:]).permute(0, 2, 3, 4, 1).reshape(-1, tall, wide, share)
         laid = rows.permute(1, 2, 0, 3)
         if plain:
+            filled = functional.pad(laid.transpose(1, 2), (0, -share % LANES))
+            tables = [filled[:, :, place :: stride[1]].flip(2).flatten() for place in range(stride[1])]
             # A number to which a negative zero is added stays what it is, a negative zero too; there are no integers like it, nor needed.
-            laid = functional.pad(functional.pad(laid.flatten(0, 2), (0, -share % LANES)), (0, 0, 0, 1), value=-0.0)
-        return cls(laid.contiguous(), (tall, wide), weight.shape[0], stride, padding, dilation, groups, plain)
+            laid = torch.cat([*tables, torch.full((WIDEST * LANES,), -0.0).to(laid.dtype)])
+        return cls(laid.contiguous(), (tall, wide), weight.shape[1] * groups, weight.shape[0], stride, padding, dilation, groups, plain)
 
 
 def event_linear(spikes: Tensor, rows: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -175,13 +179,11 @@ def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None =
     """
     kind = _sum_type("kernel.rows", kernel.rows)
     last, size = _positions(spikes, kernel)
-    shape = (spikes.shape[0], *size, kernel.outputs)
-    # The outputs of a position are written as whole vectors, of which the next position overwrites what is too much.
-    sums = torch.empty(math.prod(shape) + LANES, dtype=kind)
-    result = sums[: math.prod(shape)].reshape(shape)
+    result = torch.empty(spikes.shape[0], *size, kernel.outputs, dtype=kind)
     start = _bias(bias, kernel.outputs, kind).contiguous()
     if kernel.plain:
-        gather(last.numpy(), kernel.rows.numpy(), kernel.filled(start), sums.numpy(), shape[1:], kernel.window)
+        begun = kernel.started(start, last.shape[2], size[1])
+        gather(last.numpy(), kernel.rows.numpy(), begun.numpy(), torch.empty_like(begun).numpy(), result.numpy(), kernel.window)
     else:
         stride, padding, dilation = (np.array(pair, np.int64) for pair in (kernel.stride, kernel.padding, kernel.dilation))
         scatter(last.numpy(), kernel.rows.numpy(), start.numpy(), result.numpy(), stride, padding, dilation, kernel.groups)
@@ -274,15 +276,17 @@ def convolve_and_fire(
         if one.shape[0] and one.shape != shape:
             raise ValueError(f"Argument `{name}` must have one number for each of {shape}, channels last, but got {tuple(one.shape)}.")
         _check(name, one, kind)
-    level = threshold.detach().float().reshape(-1).expand(kernel.outputs).repeat(size[1]).numpy()
-    mark = np.nextafter(level, np.float32(np.inf)) if comparator == ">" else level
-    keep, taken = (np.float32(1), level) if reset == "soft" else (np.float32(0), np.zeros_like(level))
-    initial = v0.detach().float().expand(kernel.outputs, *size).movedim(0, -1).reshape(size[0], -1).contiguous().numpy()
+    # All memory that vectors are read from and written to is torch's, which begins with a line of the cache: half of the time is in that.
+    level = threshold.detach().float().reshape(-1).expand(kernel.outputs).repeat(size[1])
+    mark = torch.nextafter(level, torch.full_like(level, math.inf)) if comparator == ">" else level
+    keep, taken = (np.float32(1), level) if reset == "soft" else (np.float32(0), torch.zeros_like(level))
+    initial = v0.detach().float().expand(kernel.outputs, *size).movedim(0, -1).reshape(size[0], -1).contiguous()
+    begun = kernel.started(_bias(bias, kernel.outputs, torch.float32), last.shape[2], size[1])
+    memory = torch.empty_like(begun).numpy(), torch.empty_like(initial).numpy()
     out = torch.empty(shape, dtype=torch.uint8)
-    neurons = (mark, taken, initial, np.float32(decay), keep)
-    start = kernel.filled(_bias(bias, kernel.outputs, torch.float32))
+    neurons = (mark.numpy(), taken.numpy(), initial.numpy(), np.float32(decay), keep)
     gather_and_fire(
-        last.reshape(*spikes.shape[:2], *last.shape[1:]).numpy(), kernel.rows.numpy(), start, more.numpy(), other.numpy(),
+        last.reshape(*spikes.shape[:2], *last.shape[1:]).numpy(), kernel.rows.numpy(), begun.numpy(), memory, more.numpy(), other.numpy(),
         np.full(1, worth, np.float32), neurons, out.numpy(), kernel.window,
     )  # fmt: skip
     return out.movedim(-1, 2)

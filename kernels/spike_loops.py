@@ -30,7 +30,8 @@ def _block(
     branch. `STEPS` steps at a time, so that a membrane is loaded and stored once for as many currents.
     """
     count = membrane.shape[0]
-    steps = current.shape[0]
+    steps = out.shape[0]
+    lasts = current.shape[0] < steps
     factor = decay[0]
     kept = keep[0]
     one = out.dtype.type(1)
@@ -39,7 +40,7 @@ def _block(
         soft = kept == keep.dtype.type(1)
         waiting = np.zeros(count, np.bool_)
         for t in range(steps):
-            flow, spikes = current[t, start : start + count], out[t, start : start + count]
+            flow, spikes = current[0 if lasts else t, start : start + count], out[t, start : start + count]
             for i in range(count):
                 # A soft reset comes after the decay, a hard one is what decays.
                 before = membrane[i] if soft or not waiting[i] else -taken[i]
@@ -52,20 +53,22 @@ def _block(
     # Whole vectors, several steps at a time; then what is left of the neurons.
     flat, spikes, neurons = current.reshape(-1), out.reshape(-1), current.shape[1]
     whole, last = count - count % LANES, steps - steps % STEPS
+    further = 0 if lasts else neurons
     for t in range(0, last, STEPS):
         for i in range(0, whole, LANES):
-            at = t * neurons + start + i
+            begin, at = t * further + start + i, t * neurons + start + i
             if past:
-                fire(flat, spikes, at, neurons, membrane, mark, taken, i, factor, kept, STEPS, 1)
+                fire(flat, begin, further, spikes, at, neurons, membrane, mark, taken, i, factor, kept, STEPS, 1)
             else:
-                fire(flat, spikes, at, neurons, membrane, mark, taken, i, factor, kept, STEPS, 0)
+                fire(flat, begin, further, spikes, at, neurons, membrane, mark, taken, i, factor, kept, STEPS, 0)
     for t in range(last, steps):
         for i in range(0, whole, LANES):
-            fire(flat, spikes, t * neurons + start + i, neurons, membrane, mark, taken, i, factor, kept, 1, 0)
+            begin, at = t * further + start + i, t * neurons + start + i
+            fire(flat, begin, further, spikes, at, neurons, membrane, mark, taken, i, factor, kept, 1, 0)
     for i in range(whole, count):
         v = membrane[i]
         for t in range(steps):
-            v = v * factor + current[t, start + i]
+            v = v * factor + current[0 if lasts else t, start + i]
             fired = v >= mark[i]
             out[t, start + i] = one if fired else zero
             v = v * kept - taken[i] if fired else v
@@ -88,8 +91,9 @@ def fire_blocks(
 ) -> None:
     """Run the blocks `first` to `last` of the neurons of a flattened population.
 
-    `current` and `out` have shape (steps, neurons), `membrane` (neurons,); `mark` and `taken` have one number, or one for each neuron of a
-    sample, and repeat. With `past` spikes are written past the caches, for which each row of `out` must begin at a multiple of 64 bytes.
+    `current` and `out` have shape (steps, neurons), or `current` one step that lasts, `membrane` (neurons,); `mark` and `taken` have one
+    number, or one for each neuron of a sample, and repeat. With `past` spikes are written past the caches, for which each row of `out` must
+    begin at a multiple of 64 bytes.
     """
     neurons = membrane.shape[0]
     period = mark.shape[0]
@@ -164,8 +168,8 @@ def fire_fixed(
             state[i] = membrane[start + i]
             level[i] = threshold[(start + i) % period] + (1 if strict else 0)
             beyond[i] = 0
-        for t in range(current.shape[0]):
-            flow, spikes = current[t, start : start + length], out[t, start : start + length]
+        for t in range(out.shape[0]):
+            flow, spikes = current[t if current.shape[0] > 1 else 0, start : start + length], out[t, start : start + length]
             if shift:
                 for i in range(length):
                     product = state[i] * keep

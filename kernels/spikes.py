@@ -53,7 +53,8 @@ def integrate_and_fire(
     ----------
     current
         Input of each step, shape (timesteps, ...), a tensor or a NumPy array, in the unit of the threshold. The membrane has its dtype:
-        float32, float64, int32 or int64; int8, uint8 and int16 currents have int32 membranes.
+        float32, float64, int32 or int64; int8, uint8 and int16 currents have int32 membranes. One step that is expanded over time
+        (``step.expand(timesteps, ...)``) is kept once.
     threshold
         A number above 0, or one for each neuron: of a shape that broadcasts with that of one step.
     v0
@@ -116,7 +117,7 @@ def integrate_and_fire(
         _torch_steps(flow, level, membrane, spikes, decay, reset, comparator, reset_potential, reset_moment)
         return spikes, membrane
     steps, neurons = flow.shape[0], membrane.numel()
-    kind = flow.numpy().dtype.type
+    kind = flow[0].numpy().dtype.type
     mark = level.numpy()
     if comparator == ">":  # above a level is at or above the next number
         mark = mark + kind(1) if integer else np.nextafter(mark, kind(np.inf))
@@ -125,7 +126,7 @@ def integrate_and_fire(
     row_bytes = neurons * spikes.element_size()
     past = steps * row_bytes >= STREAM_BYTES and row_bytes % LINE_BYTES == 0 and spikes.data_ptr() % LINE_BYTES == 0
     arguments = (
-        flow.numpy().reshape(steps, neurons), mark, taken, membrane.numpy().reshape(-1), _numbers(spikes).reshape(steps, neurons),
+        _by_step(flow, neurons), mark, taken, membrane.numpy().reshape(-1), _numbers(spikes).reshape(steps, neurons),
         np.array([decay], kind), np.array([keep], kind), reset_moment == "next_step", past,
     )  # fmt: skip
     blocks = -(-neurons // BLOCK)
@@ -217,7 +218,7 @@ def integrate_and_fire_fixed(
         return spikes, membrane, overflows
     steps, neurons = flow.shape[0], membrane.numel()
     fire_fixed(
-        flow.numpy().reshape(steps, neurons), level.numpy(), membrane.numpy().reshape(-1), _numbers(spikes).reshape(steps, neurons), keep,
+        _by_step(flow, neurons), level.numpy(), membrane.numpy().reshape(-1), _numbers(spikes).reshape(steps, neurons), keep,
         shift, low, high, overflow == "wrap", reset == "soft", comparator == ">", reset_potential,
         overflows.numpy().reshape(-1), 0, neurons,
     )  # fmt: skip
@@ -233,14 +234,34 @@ def _flow(current: Tensor) -> Tensor:
         raise ValueError(
             f"Argument `current` must have shape (timesteps, ...) with at least one step, but got {tuple(current.shape)}; do add steps."
         )
-    flow = current.detach().contiguous()
+    held = current.detach()
+    # What stays the same in all steps is kept once, however large one step is.
+    flow = held[:1].contiguous().expand(held.shape) if _lasts(held) else held.contiguous()
     return flow.to(torch.int32) if flow.dtype in _NARROW else flow
+
+
+def _lasts(current: Tensor) -> bool:
+    return current.shape[0] > 1 and current.stride(0) == 0
+
+
+def _by_step(flow: Tensor, neurons: int) -> npt.NDArray[Any]:
+    """Return currents of shape (steps, neurons), or (1, neurons) of a current that lasts."""
+    held = flow[:1] if _lasts(flow) else flow
+    array: npt.NDArray[Any] = held.numpy().reshape(len(held), neurons)
+    return array
 
 
 def _spread(name: str, value: Any, shape: torch.Size, like: Tensor) -> Tensor:
     tensor = torch.as_tensor(value, device=like.device)
     if tensor.is_floating_point() and not like.is_floating_point() and not torch.equal(tensor, tensor.trunc()):
         raise ValueError(f"Argument `{name}` must be integers for integer currents, but got {tensor.dtype} with fractions; do round it.")
+    if not like.is_floating_point() and tensor.numel():
+        low, high = torch.iinfo(like.dtype).min, torch.iinfo(like.dtype).max
+        if int(tensor.min()) < low or int(tensor.max()) > high:
+            raise ValueError(
+                f"Argument `{name}` must lie in {low} .. {high} for {str(like.dtype).removeprefix('torch.')} membranes, but goes from "
+                f"{int(tensor.min())} to {int(tensor.max())}; do scale it."
+            )
     try:
         return tensor.detach().to(like.dtype).expand(shape).contiguous()
     except RuntimeError:

@@ -83,7 +83,7 @@ def dense_convolution(
     dilation: tuple[int, int],
     groups: int,
 ) -> torch.Tensor:
-    """Every input of every window: the channels of a position first, then the positions row by row."""
+    """Every input of every window: the channels of a position first, then the positions column by column."""
     kind = np.float32 if weight.is_floating_point() else np.int32
     w, x = weight.numpy().astype(kind), spikes.numpy()
     outputs, share, tall, wide = w.shape
@@ -93,8 +93,8 @@ def dense_convolution(
     for n, o, y, z in np.ndindex(out.shape):
         total = kind(bias[o].item())
         first = o // (outputs // groups) * share
-        for ky in range(tall):
-            for kx in range(wide):
+        for kx in range(wide):
+            for ky in range(tall):
                 row, column = y * stride[0] - padding[0] + ky * dilation[0], z * stride[1] - padding[1] + kx * dilation[1]
                 if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
                     for c in range(share):

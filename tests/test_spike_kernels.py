@@ -151,6 +151,19 @@ def test_the_input_stays_as_it_is() -> None:
     assert torch.equal(current, torch.ones(4, 3)) and not v0.any()
 
 
+@pytest.mark.parametrize(("kind", "moment"), [(torch.float32, "same_step"), (torch.float32, "next_step"), (torch.int32, "same_step")])
+def test_a_step_that_lasts_is_the_same_as_its_copies(kind: torch.dtype, moment: str) -> None:
+    step = (normal(KEY.fold("lasts"), (1, 3, 21)) * 40).to(kind)
+    lasting = step.expand(11, 3, 21)
+    copied = lasting.clone()
+    pairs = [(integrate_and_fire(lasting, 50, reset_moment=moment), integrate_and_fire(copied, 50, reset_moment=moment))]
+    pairs.append((integrate_and_fire(lasting, 50, reset_moment=moment, backend="torch"), pairs[0][1]))
+    if kind == torch.int32:
+        pairs.append((integrate_and_fire_fixed(lasting, 50, bits=8), integrate_and_fire_fixed(copied, 50, bits=8)))
+    for found, expected in pairs:
+        assert found[0].any() and all(map(torch.equal, found, expected))
+
+
 @large
 def test_bits_do_not_depend_on_threads() -> None:
     current = normal(KEY, (6, 70, 8192))
@@ -201,8 +214,8 @@ def test_convolution_by_events_equals_the_dense_one(size, kernel, stride, paddin
 
 @settings(max_examples=25 if COMPILED else 5, deadline=None)
 @given(
-    channels=st.sampled_from([(1, 1), (3, 20), (16, 16), (17, 70)]),
-    stride=st.sampled_from([(1, 1), (2, 1)]),
+    channels=st.sampled_from([(1, 1), (3, 20), (16, 16), (17, 70), (70, 3)]),
+    stride=st.sampled_from([(1, 1), (2, 1), (1, 3)]),
     most=st.sampled_from([1, 3]),
     reset=st.sampled_from(["soft", "hard"]),
     comparator=st.sampled_from([">=", ">"]),
@@ -265,6 +278,8 @@ GOOD = torch.ones(2, 3)
         ({"decay": 1.5}, "`decay` must be from 0 to 1"),
         ({"current": torch.ones(2, 3, dtype=torch.int32), "decay": 0.5}, "integrate_and_fire_fixed has their decay"),
         ({"current": torch.ones(2, 3, dtype=torch.int32), "threshold": 1.5}, "must be integers for integer currents"),
+        ({"current": torch.ones(2, 3, dtype=torch.int32), "threshold": 2**32 + 5}, "`threshold` must lie in -2147483648 .. 2147483647"),
+        ({"current": torch.ones(2, 3, dtype=torch.int32), "threshold": 5, "v0": -(2**31) - 1}, "`v0` must lie in -2147483648 .."),
         ({"reset": "none"}, "`reset` must be 'soft' or 'hard'"),
         ({"comparator": "<"}, "`comparator` must be '>=' or '>'"),
         ({"reset_moment": "later"}, "`reset_moment` must be"),

@@ -3,6 +3,7 @@
 import copy
 import functools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,7 @@ class TestRates:
         x = pictures(6)
         chip = sim.compile(model, IDEAL, calibration=[(x,)], timesteps=7, method="light")
         with torch.no_grad():
-            torch.testing.assert_close(chip.model.over_time(x), step_by_step(chip, x), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(chip.model.over_time(x), step_by_step(model, chip, x), atol=1e-4, rtol=1e-4)
 
     def test_currents_that_are_never_stored_fire_the_same_spikes(self) -> None:
         # Looking at the stages makes the network compute each of them; all goes by events, which a rate of 0 chooses.
@@ -166,24 +167,24 @@ class TestRates:
         assert torch.equal(layer.weight, model.features[1].weight)  # the float network stays what it was
 
 
-def step_by_step(chip: sim.Chip, x: Tensor) -> Tensor:
+def step_by_step(model: Residual, chip: sim.Chip, x: Tensor) -> Tensor:
     """The same network in plain torch, one step after the other, with the thresholds and shifts of the chip."""
-    model = chip.model
-    layers = {name: step for name, step in model.named_steps().items()}
-    membranes: dict[str, Tensor] = {}
+    membranes: list[Tensor | float] = [0.0, 0.0, 0.0]
     outputs = []
-    for _ in range(model.timesteps):
-        values = {"input": x}
-        for (name, step), sources in zip(layers.items(), model.layout.inputs, strict=True):
-            given = [values[source] for source in sources]
-            if isinstance(step, type(model.populations[next(iter(model.populations))])):
-                v = membranes.get(name, step.initial.expand(given[0].shape)) + given[0] + step.shift
-                spikes = (v >= step.threshold).float()
-                membranes[name] = v - spikes * step.threshold
-                values[name] = spikes * step.threshold
-            else:
-                values[name] = step.reference(*given)
-        outputs.append(values[model.layout.output])
+
+    def fire(place: int, current: Tensor) -> Tensor:
+        population = list(chip.model.populations.values())[place]
+        v = membranes[place] + current + population.shift
+        spikes = (v >= population.threshold).float()
+        membranes[place] = v - spikes * population.threshold
+        return spikes * population.threshold
+
+    for _ in range(chip.model.timesteps):
+        a = fire(0, model.stem[1](model.stem[0](x)))
+        y = fire(1, model.first(a) + a)
+        z = fire(2, model.second(y) + model.shortcut(a))
+        joined = torch.cat((model.pool(z), F.avg_pool2d(y, 4)), 1)
+        outputs.append(model.head(joined.flatten(1)))
     return torch.stack(outputs)
 
 
@@ -274,6 +275,7 @@ class TestShapes:
             sim.compile(nn.Sequential(*layers), IDEAL, calibration=[(x,)], timesteps=8, method=spiking.LightCalibration(per_channel=True))
 
 
+@pytest.mark.long
 class TestDigits:
     def test_calibrated_is_within_half_a_point_at_32_steps(self) -> None:
         split = digits()
@@ -296,7 +298,9 @@ class TestDigits:
         none, light, advanced = zip(*points, strict=True)
         # Network by network, with 95 % t-intervals of the mean difference.
         assert mean_interval([after - before for after, before in zip(light, none, strict=True)]).low > 0
-        assert mean_interval([after - before for after, before in zip(advanced, light, strict=True)]).high > 0
+        assert mean_interval([after - before for after, before in zip(advanced, none, strict=True)]).low > 0
+        # Two points are what five networks of 360 test images can tell apart: a wide interval fails, as does a worse recipe.
+        assert mean_interval([after - before for after, before in zip(advanced, light, strict=True)]).low > -2
 
     def test_all_steps_in_one_pass_are_the_single_evaluations(self) -> None:
         split = digits()
@@ -385,10 +389,15 @@ def test_what_cannot_be_converted_is_refused_by_name(model: nn.Module, shape: tu
     assert line in str(error.value)
 
 
-@pytest.mark.parametrize("steps", [0, -3, 2.5, None, True])
+@pytest.mark.parametrize("steps", [0, -3, 2.5, None, True, np.int64(0), np.float64(4)])
 def test_time_steps_are_refused(steps) -> None:
     with pytest.raises(ValueError, match="`timesteps` must be an integer of at least 1"):
         sim.compile(trained(), IDEAL, example_inputs=torch.rand(2, 1, 8, 8), timesteps=steps)
+
+
+def test_numbers_of_numpy_are_time_steps() -> None:
+    chip = sim.compile(trained(), IDEAL, example_inputs=torch.rand(2, 1, 8, 8), timesteps=np.int64(4))
+    assert chip.model.timesteps == 4 and type(chip.model.timesteps) is int
 
 
 def test_other_arguments_are_refused() -> None:

@@ -1,5 +1,6 @@
 """Neuromorphic cores: presets, integers bit by bit, placement counted by hand, refusals, activity and energy."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,9 @@ from torch import nn
 import simulator as sim
 from devices import DesignError, IntegerArithmetic, NeuromorphicChip, SpikingCore, SpikingNeuron
 from devices.catalog import unsourced_fields
+from kernels.spikes import integrate_and_fire_fixed
 from simulator import spiking
+from simulator.spiking.synapses import Synapses
 from tests import naive_spikes
 
 
@@ -58,6 +61,8 @@ class TestPresets:
         for neuron in (
             SpikingNeuron(comparator=">", decay=0.5),
             SpikingNeuron(reset="hard"),
+            SpikingNeuron(reset="hard", reset_moment="next_step", decay=0.75),
+            SpikingNeuron(decay=0.0),
             SpikingNeuron(reset_moment="next_step", decay=0.75),
         ):
             from kernels.spikes import integrate_and_fire
@@ -297,7 +302,9 @@ def test_activity_counts_every_spike_and_weight() -> None:
     assert found.synops["6"].tolist() == (4 * found.counts["4"].sum((1, 2, 3, 4), dtype=torch.int64)).tolist()
     frame = found.frame
     assert frame[frame["layer"] == "1"]["spikes"].tolist() == counts.sum((1, 2, 3, 4)).tolist()
-    assert set(found.layers["computed"]) == {"", "events", "dense"} or set(found.layers["computed"]) <= {"", "events", "dense"}
+    how = {True: "events", False: "dense"}
+    expected = {"1": "", "4": "", **{name: how[chip.model.synapses[name].event_driven] for name in ("3", "6")}}
+    assert found.layers.set_index("layer")["computed"].to_dict() == expected
     for figure in (found.raster(), found.histogram()):
         assert figure.axes[0].get_xlabel()
 
@@ -311,10 +318,35 @@ def test_events_and_dense_products_give_the_same_network(kind: str, monkeypatch:
     x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(5))
     found = []
     for events in (True, False):
-        monkeypatch.setattr("simulator.spiking.steps.events_are_faster", lambda rate, weight, plain=True, events=events: events)
+        monkeypatch.setattr("simulator.spiking.synapses.events_are_faster", lambda rate, weight, plain=True, events=events: events)
         chip.model._prepare()
         found.append(chip.model.over_time(x))
     if kind == "loihi1":
         assert torch.equal(*found)
     else:
         torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_sums_beyond_32_bits_do_not_go_around(rate: float) -> None:
+    layer = Synapses("wide", nn.Linear(40, 2))
+    layer.rate.fill_(rate)  # by events, and as a dense product
+    weight = torch.tensor([[1], [-1]], dtype=torch.int32).expand(2, 40) << 26
+    counts = (torch.arange(40).expand(3, 1, 40) < torch.tensor([40, 4, 0]).reshape(3, 1, 1)).to(torch.uint8)
+    found = layer.apply_spikes(counts, weight, torch.tensor([5, 5], dtype=torch.int32), 0)
+    assert found.flatten().tolist() == [(40 << 26) + 5, -(40 << 26) + 5, (4 << 26) + 5, -(4 << 26) + 5, 5, 5]
+    spikes, membrane, beyond = integrate_and_fire_fixed(found[:, 0], 1000, bits=24)
+    # By hand: the first neuron saturates at 2^23 - 1 twice and fires both times; the second one stays at the lowest membrane.
+    assert spikes[:, 0].tolist() == [1, 1, 1] and beyond.tolist() == [2, 2]
+    assert membrane.tolist() == [(1 << 23) - 1 - 1000 + 5 - 1000, -(1 << 23) + 5]
+
+
+@pytest.mark.parametrize("kind", ["ideal", "loihi1"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_inputs_that_are_not_finite_are_refused(kind: str, bad: float) -> None:
+    x = torch.rand(4, 3, generator=torch.Generator().manual_seed(6))
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    chip = sim.compile(net, SpikingCore.preset(kind), calibration=[(x,)], timesteps=2)
+    x[1, 1] = bad
+    with pytest.raises(ValueError, match="the input must be finite, but holds NaN or infinity"):
+        chip(x)

@@ -77,12 +77,12 @@ class IntegerArithmetic(Design):
         return [self.weight_shift + exponent for exponent in range(low, high + 1) if self.weight_shift + exponent >= 0]
 
     def keep(self, decay: float) -> int:
-        """Return the factor of the decay in units of ``2^-decay_bits``, rounded to the nearest.
+        """Return the factor of the decay in units of ``2^-decay_bits``, rounded to the nearest below 1: a slow leak stays a leak.
 
         Raises
         ------
         ValueError
-            If the membrane cannot decay, or would be lost at once.
+            If the membrane cannot decay, or would be lost at once though the decay is above 0.
 
         Examples
         --------
@@ -91,10 +91,20 @@ class IntegerArithmetic(Design):
         """
         if decay == 1:
             return 1 << self.decay_bits
-        kept = round(decay * (1 << self.decay_bits))
-        if not self.decay_bits or kept < 1:
+        kept = min(round(decay * (1 << self.decay_bits)), (1 << self.decay_bits) - 1)
+        if not self.decay_bits or (kept < 1 and decay > 0):
             raise ValueError(
                 f"`decay` must be 1 or a factor that {self.decay_bits} bits hold, but got {decay}; choose neurons that do not leak, or "
                 "another core"
             )
         return kept
+
+    def kept(self, decay: float) -> float:
+        """Return the decay that a membrane really has.
+
+        Examples
+        --------
+        >>> IntegerArithmetic(weight_bits=8, state_bits=24, threshold_bits=17, decay_bits=2).kept(0.95)
+        0.75
+        """
+        return 1.0 if decay == 1 else self.keep(decay) / (1 << self.decay_bits)

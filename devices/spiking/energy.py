@@ -15,6 +15,8 @@ class EventEnergy(Design):
     ----------
     synapse_j
         One synaptic operation: a weight read and added.
+    convolution_synapse_j
+        One synaptic operation of a convolution, where a core reads its weights in another way; None: as `synapse_j`.
     update_j
         One update of one neuron in one time step.
     spike_j
@@ -25,6 +27,8 @@ class EventEnergy(Design):
         One message over one link of the mesh.
     static_watt
         Power of the whole chip whether or not anything spikes.
+    running_watt
+        Power of the whole chip at a published workload, that at rest in it: told beside the cost, never added to it.
 
     Examples
     --------
@@ -32,13 +36,15 @@ class EventEnergy(Design):
     2.4e-11
     """
 
-    synapse_j: float | None = Field(default=None, gt=0)
-    update_j: float | None = Field(default=None, gt=0)
-    spike_j: float | None = Field(default=None, gt=0)
-    message_j: float | None = Field(default=None, gt=0)
-    hop_east_west_j: float | None = Field(default=None, gt=0)
-    hop_north_south_j: float | None = Field(default=None, gt=0)
-    static_watt: float | None = Field(default=None, gt=0)
+    synapse_j: float | None = Field(default=None, ge=0)
+    convolution_synapse_j: float | None = Field(default=None, ge=0)
+    update_j: float | None = Field(default=None, ge=0)
+    spike_j: float | None = Field(default=None, ge=0)
+    message_j: float | None = Field(default=None, ge=0)
+    hop_east_west_j: float | None = Field(default=None, ge=0)
+    hop_north_south_j: float | None = Field(default=None, ge=0)
+    static_watt: float | None = Field(default=None, ge=0)
+    running_watt: float | None = Field(default=None, ge=0)
 
     def costs(self, layer: str, hardware: str, counts: Mapping[str, int], node_m: float | None = None) -> list[Cost]:
         """Return a row for each kind of event of a layer; a kind whose energy was not given carries None and says so.
@@ -48,7 +54,8 @@ class EventEnergy(Design):
         layer, hardware
             Names for the rows.
         counts
-            Events by kind: ``synapse``, ``update``, ``spike``, ``message``, ``hop_east_west`` and ``hop_north_south``.
+            Events by kind: ``synapse``, ``convolution_synapse``, ``update``, ``spike``, ``message``, ``hop_east_west`` and
+            ``hop_north_south``.
         node_m
             Technology node of the constants.
 

@@ -19,7 +19,7 @@ class SpikingNeuron(Design):
     reset_moment
         ``"same_step"``, or ``"next_step"``: a soft reset then comes after the next step's decay, as snnTorch does by default.
     decay
-        Factor of the membrane at each step; 1 for a neuron that does not leak.
+        Factor of the membrane at each step; 1 for a neuron that does not leak, 0 for one that forgets at once.
 
     Examples
     --------
@@ -30,4 +30,4 @@ class SpikingNeuron(Design):
     comparator: Literal[">=", ">"] = ">="
     reset: Literal["soft", "hard"] = "soft"
     reset_moment: Literal["same_step", "next_step"] = "same_step"
-    decay: float = Field(default=1.0, gt=0, le=1)
+    decay: float = Field(default=1.0, ge=0, le=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,7 +13,9 @@ from simulator._isolation import one_thread
 from simulator.batches import RepeatableBatches
 from simulator.chip import Chip
 from simulator.spiking.network import SpikingNetwork
-from simulator.spiking.steps import Population, Signal, Step, Synapses
+from simulator.spiking.signals import Part, Signal
+from simulator.spiking.steps import Population, Step, Sum
+from simulator.spiking.synapses import Synapses
 from simulator.statistics import Interval, wilson_interval
 
 if TYPE_CHECKING:
@@ -28,10 +31,11 @@ class Activity:
     counts
         Spikes by name of the population: uint8 of shape (timesteps, batch, ...).
     synops
-        Synaptic operations by name of the layer with weights, shape (timesteps,), of the whole batch: a weight is used each time its
-        input spikes.
+        Synaptic operations by name of the layer with weights, shape (timesteps,), of the whole batch: a weight that the chip has, which is
+        not zero, is used each time its input spikes. A shortcut that adds spikes to a current, and spikes that reach neurons without a
+        layer, use one synapse each, by name of the sum or population.
     events
-        Whether each layer with weights was computed by events (True) or as a dense product.
+        Whether each layer with weights was computed by events (True) or as a dense product; others have no entry.
     rates
         Spikes an input and step, by name of the layer with weights; NaN where its input is no spikes.
     """
@@ -67,7 +71,7 @@ class Activity:
             rows.append({"layer": name, "spikes_per_sample": total / batch, "rate": total / counts.numel(), "synops_per_sample": None,
                          "computed": ""})  # fmt: skip
         for name, operations in self.synops.items():
-            computed = "events" if self.events[name] else "dense"
+            computed = {True: "events", False: "dense", None: ""}[self.events.get(name)]
             each = float(operations.sum()) / self._batch
             counted = {"spikes_per_sample": None, "rate": self.rates[name], "synops_per_sample": each, "computed": computed}
             rows.append({"layer": name, **counted})
@@ -97,8 +101,10 @@ def network_of(chip: Chip) -> SpikingNetwork:
     Raises
     ------
     ValueError
-        If it has none, or several.
+        If it is no chip, or has no spiking part, or several.
     """
+    if not isinstance(chip, Chip):
+        raise ValueError(f"Argument `chip` must be a chip, but got {type(chip).__name__}; call simulator.compile onto a SpikingCore first")
     found = [layer for layer in chip.layers.values() if isinstance(layer, SpikingNetwork)]
     if len(found) != 1:
         raise ValueError(f"Argument `chip` must have one part on spiking cores, but has {len(found)}; compile onto a SpikingCore")
@@ -115,36 +121,47 @@ def record(network: SpikingNetwork, inputs: Tensor) -> Activity:
     inputs
         Of one call.
     """
+    if not isinstance(inputs, Tensor) or not len(inputs):
+        given = f"a tensor of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise ValueError(f"Argument `inputs` must be a tensor of at least one sample, but got {given}; pass a batch")
     counts: dict[str, list[Tensor]] = {name: [] for name in network.populations}
     synops: dict[str, Tensor] = {}
-    rates: dict[str, list[float]] = {name: [] for name in network.synapses}
+    rates: dict[str, list[float]] = {}
+
+    def count(name: str, part: Part, fan_out: Tensor | None) -> None:
+        reached = part.counts.flatten(2).double()
+        done = reached.sum((1, 2)) if fan_out is None else (reached @ fan_out.flatten().double()).sum(1)
+        synops[name] = synops.get(name, torch.zeros_like(done)) + done
+        rates.setdefault(name, []).append(part.counts.count_nonzero().item() / max(1, part.counts.numel()))
 
     def visit(name: str, step: Step, arguments: tuple[Signal, ...], output: Signal) -> None:
         if isinstance(step, Population):
             counts[name].append(output.parts[0].counts)
         if isinstance(step, Synapses) and arguments[0].spikes:
-            for part in arguments[0].parts:
-                reached = part.counts.flatten(0, 1).float()
-                fan_out = _fan_out(step, reached[:1])
-                done = (part.counts.flatten(2).double() @ fan_out.flatten().double()).sum(1)
-                synops[name] = synops.get(name, torch.zeros_like(done)) + done
-                rates[name].append(part.counts.count_nonzero().item() / max(1, part.counts.numel()))
+            for index, part in enumerate(arguments[0].parts):
+                weight = step.total_weight() if network._integers is None else network._integers.weights[name][index]
+                count(name, part, _fan_out(step, weight, part.counts.flatten(0, 1)[:1].float()))
+        if isinstance(step, Population) or (isinstance(step, Sum) and output.current is not None):
+            for place, signal in enumerate(arguments):
+                for index, part in enumerate(signal.parts):
+                    worth = part.worth if network._integers is None else network._integers.worths[name][place][index]
+                    count(name, part, (worth != 0).expand(part.counts.shape[2:]))
 
     network.over_time(inputs, visit)
     measured = {name: sum(found) / len(found) for name, found in rates.items() if found}
     return Activity(
         {name: torch.cat(parts, 1) for name, parts in counts.items()},
         {name: total.round().long() for name, total in synops.items()},
-        {name: network.synapses[name].event_driven for name in synops},
+        {name: step.event_driven for name, step in network.synapses.items() if name in synops},
         measured,
     )
 
 
-def _fan_out(step: Synapses, like: Tensor) -> Tensor:
-    """Return how many weights a spike of each input uses, of the shape of one sample: the gradient of the sum over ones."""
+def _fan_out(step: Synapses, weight: Tensor, like: Tensor) -> Tensor:
+    """Return how many weights other than zero a spike of each input uses, of a sample's shape: the gradient of the sum over ones."""
     probe = torch.zeros_like(like, requires_grad=True)
     with torch.enable_grad():
-        step.dense(probe, (step.weight.detach() != 0).to(probe.dtype), None).sum().backward()
+        step.dense(probe, (weight.detach() != 0).to(probe.dtype), None).sum().backward()
     assert probe.grad is not None
     return probe.grad[0]
 
@@ -162,7 +179,7 @@ def activity(chip: Chip, inputs: Tensor) -> Activity:
     Raises
     ------
     ValueError
-        If the chip has no spiking part.
+        If the chip has no spiking part, or inputs are no tensor of at least one sample.
 
     Examples
     --------
@@ -197,7 +214,9 @@ class TimeAccuracy:
         """Return the accuracy after a number of steps, with its 95 % Wilson interval."""
         share = self.frame.loc[self.frame["timesteps"] == timesteps, "accuracy"].to_numpy(float)
         if len(share) != 1:
-            raise ValueError(f"Argument `timesteps` must be one of {self.frame['timesteps'].tolist()}, but got {timesteps!r}")
+            raise ValueError(
+                f"Argument `timesteps` must be one of {self.frame['timesteps'].tolist()}, but got {timesteps!r}; choose one of them"
+            )
         return wilson_interval(round(share[0] * self.samples), self.samples)
 
     def figure(self) -> "Figure":
@@ -300,8 +319,8 @@ def early_exit(chip: Chip, data: Any, *, confidence: float = 0.9, batch_size: in
     >>> early_exit(chip, (x, net(x).argmax(1)), confidence=0.5).mean_timesteps
     1.0
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"Argument `confidence` must be above 0 and below 1, but got {confidence}; use 0.9 or so")
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
+        raise ValueError(f"Argument `confidence` must be above 0 and below 1, but got {confidence!r}; use 0.9 or so")
     right = full = total = steps = 0
     length = 1
     for outputs, targets in _outputs(chip, data, batch_size):
@@ -323,8 +342,16 @@ def _outputs(chip: Chip, data: Any, batch_size: int) -> Iterable[tuple[Tensor, T
     network = network_of(chip)
     if chip.model is not network:
         raise ValueError("Argument `chip` must have its whole model on spiking cores, but has other parts; evaluate it as a whole instead")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"Argument `batch_size` must be an integer of at least 1, but got {batch_size!r}; use 256 or so")
     with torch.no_grad(), one_thread():
         for batch in RepeatableBatches(data, batch_size=batch_size):
             if batch.targets is None:
                 raise ValueError("Argument `data` must yield (inputs, targets), but its batches have no targets")
-            yield network.over_time(batch.inputs[0]), batch.targets
+            outputs = network.over_time(batch.inputs[0])
+            if outputs.dim() != 3 or batch.targets.shape != outputs.shape[1:2]:
+                raise ValueError(
+                    f"Argument `data` must have a class for each sample, targets of shape ({outputs.shape[1]},), but got "
+                    f"{tuple(batch.targets.shape)}; pass argmax(1) of one-hot targets"
+                )
+            yield outputs, batch.targets

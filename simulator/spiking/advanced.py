@@ -9,7 +9,9 @@ from torch import Tensor
 from kernels.random import Key, bits
 from simulator.progress import track
 from simulator.spiking.network import SpikingNetwork
-from simulator.spiking.steps import Population, Signal, Sum, Synapses
+from simulator.spiking.signals import Signal
+from simulator.spiking.steps import Population, Sum
+from simulator.spiking.synapses import Synapses
 from simulator.spiking.tracing import INPUT
 
 if TYPE_CHECKING:

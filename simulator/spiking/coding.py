@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.random import Key, uniform
-from simulator.spiking.steps import Part, Signal
+from simulator.spiking.signals import Part, Signal
 
 Coding = Literal["direct", "rate", "latency", "events"]
 CODINGS: tuple[Coding, ...] = ("direct", "rate", "latency", "events")
@@ -21,7 +21,8 @@ def encode(inputs: Tensor, coding: Coding, timesteps: int, key: Key) -> Signal:
         Shape (batch, ...); for ``"events"`` (batch, timesteps, ...), whole numbers of events.
     coding
         ``"direct"``: the same analog values at every step. ``"rate"``: at each step a spike with the probability of the value, which is in
-        0..1. ``"latency"``: one spike, the earlier the larger the value in 0..1; none for 0. ``"events"``: counts as they come.
+        0..1. ``"latency"``: one spike, the earlier the larger the value in 0..1; none for 0; only for trained neurons, as its mean does not
+        depend on the value. ``"events"``: counts as they come.
     timesteps
         Steps.
     key

@@ -1,6 +1,8 @@
 """From a model to a chip of spiking cores."""
 
+import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -18,8 +20,10 @@ from simulator.spiking.cores import place_on_cores
 from simulator.spiking.network import SpikingNetwork, check_neurons, neuron_of
 from simulator.spiking.neurons import reset_states
 from simulator.spiking.recipes import Recipe, recipe_of
-from simulator.spiking.steps import Synapses
-from simulator.spiking.tracing import INPUT, Shape, every_kind, trace
+from simulator.spiking.steps import Population
+from simulator.spiking.synapses import Synapses
+from simulator.spiking.tracing import INPUT, NotConvertibleError, Shape, Traced, every_kind, trace
+from simulator.weight_layers import is_weight_layer
 
 NAME = "spiking"
 """What the network is called among the layers of its chip."""
@@ -56,6 +60,10 @@ def compile_spiking(
     ValueError
         If the model cannot be converted, or does not fit on the cores; the line names the layer and the reason.
     """
+    if is_weight_layer(model):
+        raise NotConvertibleError(
+            "Argument `model` must have a ReLU or spiking neurons, but is one layer with weights; add neurons after it"
+        )
     if coding not in CODINGS:
         raise ValueError(f"Argument `coding` must be one of {', '.join(CODINGS)}, but got {coding!r}; name one of them")
     sample = _sample(examples)
@@ -70,9 +78,10 @@ def compile_spiking(
     )
     kinds = every_kind(traced)
     check_neurons(core, traced)
+    warnings = _check_populations(core, traced, coding)
     network = SpikingNetwork(NAME, seed, core, traced, kinds, timesteps=steps, coding=coding, recipe=recipe, sample=sample)
     placement = place_on_cores(network, one_step[:1])
-    chip = Chip(network, [], [], list(placement.warnings), seed)
+    chip = Chip(network, [], [], [*placement.warnings, *warnings], seed)
     chip.eval()
     network.cores, network.utilization = placement.taken()
     chip._rows = _rows(network, core, before, folding, placement.cores_of(), placement.utilization_of())
@@ -104,9 +113,44 @@ def _timesteps(timesteps: int | None, sample: Tensor, coding: Coding) -> int:
                 f"timesteps {timesteps!r}; leave it out"
             )
         return int(sample.shape[1])
-    if not isinstance(timesteps, int) or isinstance(timesteps, bool) or timesteps < 1:
+    if not isinstance(timesteps, Integral) or isinstance(timesteps, bool) or timesteps < 1:
         raise ValueError(f"Argument `timesteps` must be an integer of at least 1 for a spiking core, but got {timesteps!r}; use 32 or so")
-    return timesteps
+    return int(timesteps)
+
+
+def _check_populations(core: SpikingCore, traced: Traced, coding: Coding) -> list[str]:
+    """Refuse populations that cannot work together or with a coding, and return warnings of those that work badly."""
+    populations = {name: stage.step for name, stage in traced.stages.items() if isinstance(stage.step, Population)}
+    trained = [name for name, population in populations.items() if population.trained]
+    converted = [name for name in populations if name not in trained]
+    if trained and converted:
+        raise NotConvertibleError(
+            f"Argument `model` must have ReLUs or trained neurons, but has both: `{converted[0]}` is a ReLU and `{trained[0]}` a LIF; "
+            "the rate of one is not what the other was trained with; train all as LIF, or none"
+        )
+    if converted and coding == "latency":
+        raise ValueError(
+            f'Argument `coding`: "latency" sends one spike whatever the value, but `{converted[0]}` is a ReLU, which becomes a rate; use '
+            '"direct" or "rate", or train LIF neurons with latency-coded inputs'
+        )
+    if converted and isinstance(core, NeuromorphicChip):
+        for what, off in ((f"decay {core.neuron.decay:g}", core.neuron.decay < 1), ("a hard reset", core.neuron.reset == "hard")):
+            if off:
+                return [
+                    f"Neurons with {what} do not fire at the rate of a ReLU: the conversion of {', '.join(converted)} is not exact at any T"
+                ]
+    if not isinstance(core, NeuromorphicChip) or core.arithmetic is None:
+        return []
+    found = []
+    for name, population in populations.items():
+        decay = population.neuron.decay
+        used = core.arithmetic.kept(decay)
+        if 0 < decay < 1 and abs(math.log(used) / math.log(decay) - 1) > 0.01:
+            found.append(
+                f"Layer `{name}`: {core.arithmetic.decay_bits} bits hold no decay of {decay:g}; it is {used:g}, a time constant of "
+                f"{math.log(decay) / math.log(used):.3g} times what was asked for"
+            )
+    return found
 
 
 def _first_call(model: nn.Module, inputs: Tensor) -> Capture:

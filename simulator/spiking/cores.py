@@ -6,20 +6,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from devices.spiking import NeuromorphicChip
-from simulator.spiking.boxes import Box, Shape, overlap, sources, volume
+from simulator.spiking.boxes import Block, Box, Region, Shape, block, indices, paths, sources, volume
 from simulator.spiking.network import SpikingNetwork
-from simulator.spiking.steps import Flatten, Pool, Population, Synapses
+from simulator.spiking.steps import Flatten, Pool, Population
+from simulator.spiking.synapses import Synapses
+from simulator.spiking.tiling import UNLIMITED, boxes_of, tile_size
 from simulator.spiking.tracing import INPUT, NotConvertibleError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-UNLIMITED = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class CorePlacement:
     cores
         Cores of the chip; None where there is no limit.
     layers
-        A row for each layer: neurons, fan-in, tiles, copies of its weights and of its neurons, and the resource that binds.
+        A row for each layer: neurons, fan-in, tiles, copies of its weights and of its neurons, the resource that binds, and the delay.
     routes
         Row and column of each core's router, for the cores in use.
     warnings
@@ -124,7 +125,11 @@ class CorePlacement:
 
     @property
     def layer_frame(self) -> pd.DataFrame:
-        """A row for each layer: ``neurons``, ``fan_in``, ``tiles``, ``cores``, ``weight_copies``, ``neuron_copies``, ``binds``."""
+        """A row for each layer: ``neurons``, ``fan_in``, ``tiles``, ``weight_copies``, ``neuron_copies``, ``binds``, ``delay``, ``cores``.
+
+        Here a spike passes all layers in one time step. On a chip where each layer takes a step of its own, spikes that come past fewer
+        layers have to wait for the others by ``delay`` steps; how long a core can hold them is not given in any preset.
+        """
         cores = self.cores_of()
         return pd.DataFrame([{**row, "cores": cores[row["layer"]]} for row in self.layers])
 
@@ -163,7 +168,7 @@ def place_on_cores(network: SpikingNetwork, sample: Tensor) -> CorePlacement:
     Raises
     ------
     NotConvertibleError
-        If a neuron, a tile or the network does not fit; the line names the layer, the resource and what would help.
+        If a neuron, a tile or the network does not fit; the line names each layer that does not, the resource and what would help.
     """
     shapes = sample_shapes(network, sample)
     core = network.core
@@ -176,18 +181,26 @@ def place_on_cores(network: SpikingNetwork, sample: Tensor) -> CorePlacement:
     limits = tuple(core.limits(index) for index in range(count if chip is not None and isinstance(chip.neurons, tuple) and count else 1))
     cut: dict[str, list[tuple[Box, dict[str, int]]]] = {}
     rows: dict[str, dict[str, Any]] = {}
-    targets: list[tuple[str, Box, dict[str, Box]]] = []
+    delays = _delays(network)
+    targets: list[dict[str, Region]] = []
+    refused: list[str] = []
     for name in reversed(layers):
-        cut[name], rows[name] = _cut(network, shapes, name, limits, targets)
-        targets += [(name, box, sources(network, shapes, name, box)) for box, _ in cut[name]]
+        try:
+            cut[name], rows[name] = _cut(network, shapes, name, limits, targets)
+        except NotConvertibleError as error:
+            refused.insert(0, str(error))
+            continue
+        targets += [sources(network, shapes, name, box) for box, _ in cut[name]]
+    if refused:
+        raise NotConvertibleError("; and: ".join(refused))
     tiles = _pack(network, layers, cut, limits, count)
     routes = {tile.core: chip.router(tile.core) if chip is not None and chip.mesh else (0, 0) for tile in tiles}
     hardware = type(core).__name__
-    return CorePlacement(hardware, tuple(tiles), limits, count, tuple(rows[name] for name in layers), routes)
+    return CorePlacement(hardware, tuple(tiles), limits, count, tuple({**rows[name], "delay": delays[name]} for name in layers), routes)
 
 
-def traffic(placement: CorePlacement, network: SpikingNetwork, sample: Tensor) -> Iterator[tuple[str, Box, int, int, int]]:
-    """Yield who sends spikes to which other core: population, box of its neurons, messages a spike, and its links east-west, north-south.
+def traffic(placement: CorePlacement, network: SpikingNetwork, sample: Tensor) -> Iterator[tuple[str, Region, int, int, int]]:
+    """Yield who sends spikes to which other core: population, which of its neurons, messages a spike, and its links east-west, north-south.
 
     Parameters
     ----------
@@ -200,21 +213,17 @@ def traffic(placement: CorePlacement, network: SpikingNetwork, sample: Tensor) -
     homes: dict[str, list[Tile]] = defaultdict(list)
     for tile in placement.tiles:
         homes[tile.layer].append(tile)
-    arriving: dict[tuple[str, int], dict[str, list[Box]]] = defaultdict(lambda: defaultdict(list))
+    arriving: dict[tuple[str, int], list[Block]] = defaultdict(list)
     for tile in placement.tiles:
-        for source, box in sources(network, shapes, tile.layer, tile.box).items():
+        for source, needed in sources(network, shapes, tile.layer, tile.box).items():
             if source != INPUT:
-                arriving[source, tile.core][tile.layer].append(box)
-    for (source, target), by_layer in arriving.items():
-        # One message reaches all neurons of a core; boxes of tiles that one core holds are joined.
-        joined: Box | None = None
-        for boxes in by_layer.values():
-            for box in boxes:
-                joined = box if joined is None else tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(joined, box, strict=True))
-        assert joined is not None
+                arriving[source, tile.core] += needed.blocks
+    for (source, target), blocks in arriving.items():
+        # One message reaches all neurons of a core: what several tiles on one core need is sent once.
+        joined = Region(blocks)
         for home in homes[source]:
-            common = overlap(home.box, joined)
-            if home.core != target and volume(common):
+            common = joined.overlap(home.box)
+            if home.core != target and common.blocks:
                 (row, column), (to_row, to_column) = placement.routes[home.core], placement.routes[target]
                 yield source, common, 1, abs(column - to_column), abs(row - to_row)
 
@@ -235,14 +244,14 @@ def _cut(
     shapes: Mapping[str, Shape],
     name: str,
     limits: tuple[dict[str, int], ...],
-    targets: list[tuple[str, Box, dict[str, Box]]],
+    targets: list[dict[str, Region]],
 ) -> tuple[list[tuple[Box, dict[str, int]]], dict[str, Any]]:
     """Return a layer's tiles with what each takes, and its row of the table."""
     shape = shapes[name]
     demand = _Demand(network, shapes, name, targets)
     roomy = {key: max(one.get(key, UNLIMITED) for one in limits) for key in {key for one in limits for key in one}}
     middle: Box = tuple((size // 2, size // 2 + 1) for size in shape)
-    fan_in = sum(volume(box) for box in sources(network, shapes, name, middle).values())
+    fan_in = sum(needed.volume() for needed in sources(network, shapes, name, middle).values())
     one = demand(middle)
     for resource, need in one.items():
         if need > roomy.get(resource, UNLIMITED):
@@ -255,8 +264,8 @@ def _cut(
                 f"Layer `{name}` does not fit: one neuron needs {need} {resource}, but a core has {roomy[resource]}; use another core"
             )
     _check_kernels(network, name)
-    size = _tile_size(shape, demand, roomy)
-    boxes = [()] if not shape else _boxes(shape, size)
+    size = tile_size(shape, demand, roomy)
+    boxes = [()] if not shape else boxes_of(shape, size)
     found = [(box, demand(box)) for box in boxes]
     places = math.prod(math.ceil(full / part) for full, part in zip(shape[1:], size[1:], strict=True))
     used = found[0][1]
@@ -271,14 +280,12 @@ def _cut(
 class _Demand:
     """What a tile takes of each resource."""
 
-    def __init__(
-        self, network: SpikingNetwork, shapes: Mapping[str, Shape], name: str, targets: list[tuple[str, Box, dict[str, Box]]]
-    ) -> None:
+    def __init__(self, network: SpikingNetwork, shapes: Mapping[str, Shape], name: str, targets: list[dict[str, Region]]) -> None:
         self.network, self.shapes, self.name = network, shapes, name
         core = network.core
         self.chip = core if isinstance(core, NeuromorphicChip) else NeuromorphicChip()
         self.layers = _synapses_before(network, name)
-        self.arriving = [needed[name] for _, _, needed in targets if name in needed]
+        self.arriving = [needed[name] for needed in targets if name in needed]
         self.copies = 1
         fan_out = self.chip.fan_out
         most = self._most_targets(shapes[name])
@@ -291,22 +298,31 @@ class _Demand:
             self.copies = math.ceil(most / fan_out)
 
     def _most_targets(self, shape: Shape) -> int:
-        middle: Box = tuple((size // 2, size // 2 + 1) for size in shape)
-        return sum(1 for box in self.arriving if volume(overlap(box, middle)))
+        if not self.arriving:
+            return 0
+        reached = torch.zeros(shape, dtype=torch.int32)
+        for needed in self.arriving:
+            for one in needed.apart():
+                reached[np.ix_(*map(indices, one))] += 1
+        return int(reached.max())
 
     def __call__(self, box: Box) -> dict[str, int]:
         neurons, channels = volume(box), box[0][1] - box[0][0] if box else 1
         needed = sources(self.network, self.shapes, self.name, box)
         each: Box = tuple((start, start + 1) for start, _ in box)
         places = math.prod(_address(stop - start) for start, stop in box[1:]) if self.chip.address_fields else neurons // max(1, channels)
-        used = {"neurons": channels * places * self.copies, "axons_in": sum(map(volume, needed.values())) * self.chip.axons_per_source}
-        used["axons_out"] = sum(volume(overlap(box, target)) for target in self.arriving)
+        used = {
+            "neurons": channels * places * self.copies,
+            "axons_in": sum(one.volume() for one in needed.values()) * self.chip.axons_per_source,
+        }
+        mine = block(box)
+        used["axons_out"] = sum(target.inside(mine) for target in self.arriving)
         if self.chip.kernel_words is not None:
             used["kernel_words"] = sum(self._kernel_words(layer, channels) for layer in self.layers)
             used["bias_words"] = channels if any(layer.total_bias() is not None for layer in self.layers) else 0
         elif self.chip.synapse_bits is not None and self.chip.arithmetic is not None:
             middle: Box = tuple((size // 2, size // 2 + 1) for size in self.shapes[self.name])
-            synapses = sum(map(volume, sources(self.network, self.shapes, self.name, middle).values())) * volume(box)
+            synapses = sum(Region([one]).volume() for _, one in paths(self.network, self.shapes, self.name, middle)) * volume(box)
             bits = self.chip.arithmetic.weight_bits
             # A sparse row names the target of each weight; a dense one does not.
             index = math.ceil(math.log2(max(2, self.chip.limits().get("neurons", 2))))
@@ -359,6 +375,22 @@ def _synapses_before(network: SpikingNetwork, name: str) -> list[Synapses]:
     return found
 
 
+def _delays(network: SpikingNetwork) -> dict[str, int]:
+    """Return by how many populations the spikes that reach each stage differ."""
+    spans: dict[str, tuple[int, int]] = {} if network.coding == "direct" else {INPUT: (0, 0)}
+    waits: dict[str, int] = {}
+    for name, inputs in zip(network.layout.names, network.layout.inputs, strict=True):
+        before = [spans[one] for one in inputs if one in spans] or [(0, 0)]
+        first, last = min(one for one, _ in before), max(one for _, one in before)
+        waits[name] = last - first
+        known = any(one in spans for one in inputs)
+        if isinstance(network.named_steps()[name], Population):
+            spans[name] = (last + 1, last + 1)
+        elif known:
+            spans[name] = first, last
+    return waits
+
+
 def _check_pools(network: SpikingNetwork) -> None:
     core = network.core
     if not isinstance(core, NeuromorphicChip) or core.pool_sizes is None:
@@ -390,56 +422,6 @@ def _check_kernels(network: SpikingNetwork, name: str) -> None:
                 f"Layer `{layer.name}` does not fit: strides are {', '.join(map(str, core.strides))}, but its are {layer.operator.stride}; "
                 "use one of them"
             )
-
-
-def _tile_size(shape: Shape, demand: _Demand, limits: Mapping[str, int]) -> Shape:
-    """Return the size of tiles of which the fewest cover a layer."""
-
-    def fits(size: Shape) -> bool:
-        # The tile in the middle needs most sources.
-        box: Box = tuple(
-            (min(full - part, max(0, full // 2 - part // 2)), min(full - part, max(0, full // 2 - part // 2)) + part)
-            for full, part in zip(shape, size, strict=True)
-        )
-        return all(need <= limits.get(resource, UNLIMITED) for resource, need in demand(box).items())
-
-    if fits(shape):
-        return shape
-    best: tuple[int, Shape] | None = None
-    for rest in _spans(shape[1:]):
-        if not fits((1, *rest)):
-            continue
-        low, high = 1, shape[0]
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits((middle, *rest)) else (low, middle - 1)
-        count = math.prod(math.ceil(full / part) for full, part in zip(shape, (low, *rest), strict=True))
-        if best is None or count < best[0]:
-            best = count, (low, *rest)
-    assert best is not None, "one neuron fits"
-    return best[1]
-
-
-def _spans(shape: Shape) -> Iterator[Shape]:
-    """Yield heights and widths to try: whole rows, then parts of one row, then squares."""
-    if len(shape) == 2:
-        yield from ((height, shape[1]) for height in range(shape[0], 0, -1))
-        yield from ((size, size) for size in range(min(shape) - 1, 1, -1))
-        yield from ((1, width) for width in range(shape[1] - 1, 0, -1))
-    elif len(shape) == 1:
-        yield from ((length,) for length in range(shape[0], 0, -1))
-    else:
-        yield (1,) * len(shape)
-
-
-def _boxes(shape: Shape, size: Shape) -> list[Box]:
-    boxes: list[Box] = [()]
-    for full, part in zip(shape, size, strict=True):
-        pieces = math.ceil(full / part)
-        even = math.ceil(full / pieces)
-        edges = [(start, min(full, start + even)) for start in range(0, full, even)]
-        boxes = [(*box, edge) for box in boxes for edge in edges]
-    return boxes
 
 
 def _pack(

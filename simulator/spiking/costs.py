@@ -4,13 +4,16 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from devices.base import Cost, missing
 from devices.spiking import EventEnergy, NeuromorphicChip
 from simulator.spiking.activity import record
+from simulator.spiking.boxes import indices
 from simulator.spiking.cores import place_on_cores, sample_shapes, traffic
+from simulator.spiking.synapses import Synapses
 from simulator.spiking.tracing import INPUT
 
 if TYPE_CHECKING:
@@ -38,15 +41,17 @@ def network_costs(network: "SpikingNetwork", inputs: Tensor) -> list[Cost]:
     placement = place_on_cores(network, sample)
     messages: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     totals = {name: counts.sum((0, 1)) for name, counts in activity.counts.items()}
-    for layer, box, sent, east_west, north_south in traffic(placement, network, sample):
-        spikes = int(totals[layer][tuple(slice(start, stop) for start, stop in box)].sum())
+    for layer, senders, sent, east_west, north_south in traffic(placement, network, sample):
+        spikes = sum(int(totals[layer][np.ix_(*map(indices, one))].sum()) for one in senders.apart())
         for place, each in enumerate((sent, east_west, north_south)):
             messages[layer][place] += spikes * each
     copies = {row["layer"]: row["neuron_copies"] for row in placement.layers}
     samples, steps = len(inputs), activity.timesteps
     rows: list[Cost] = []
     for name, operations in activity.synops.items():
-        rows += energy.costs(name, hardware, {"synapse": int(operations.sum())}, chip.node_m)
+        step = network.named_steps()[name]
+        shared = isinstance(step, Synapses) and step.operator.dimensions > 0 and energy.convolution_synapse_j is not None
+        rows += energy.costs(name, hardware, {"convolution_synapse" if shared else "synapse": int(operations.sum())}, chip.node_m)
     for name, row in ((row["layer"], row) for row in placement.layers):
         counts = {"update": row["neurons"] * copies[name] * steps * samples}
         if name in totals:
@@ -55,10 +60,12 @@ def network_costs(network: "SpikingNetwork", inputs: Tensor) -> list[Cost]:
         rows += energy.costs(name, hardware, counts, chip.node_m)
     seconds = None if chip.tick_s is None else chip.tick_s * steps * samples
     at_rest = None if energy.static_watt is None or seconds is None else energy.static_watt * seconds
+    published = "" if energy.running_watt is None else f"published while running, with that at rest: {1e3 * energy.running_watt:g} mW"
     rows.append(
         Cost(
             layer=network.name, hardware=hardware, term="power at rest", energy_j=at_rest, latency_s=seconds, static=True,
-            power_watt=energy.static_watt, node_m=chip.node_m, note=missing(static_watt=energy.static_watt, tick_s=chip.tick_s),
+            power_watt=energy.static_watt, node_m=chip.node_m,
+            note="; ".join(filter(None, (missing(static_watt=energy.static_watt, tick_s=chip.tick_s), published))),
         )
     )  # fmt: skip
     if network.coding == "direct":

@@ -1,6 +1,7 @@
 """Event data: a generated set of moving shapes as an event camera sees them, and tonic's data sets where tonic is installed."""
 
 import math
+from numbers import Integral
 from pathlib import Path
 from typing import Final
 
@@ -59,13 +60,15 @@ def moving_shapes(
     (torch.Size([16, 6, 2, 16, 16]), 8)
     """
     for name, value, low in (("train", train, 8), ("test", test, 8), ("timesteps", timesteps, 1), ("pixels", pixels, 8)):
-        if not isinstance(value, int) or value < low:
+        if not isinstance(value, Integral) or value < low:
             raise ValueError(f"Argument `{name}` must be an integer of at least {low}, but got {value!r}; choose more")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"Argument `seed` must be an integer of at least 0, but got {seed!r}; use 0 or so")
     if not 0 <= noise < 1:
         raise ValueError(f"Argument `noise` must be a probability below 1, but got {noise}; use 0.005 or so")
     parts = []
     for which, count in (("train", train), ("test", test)):
-        key = Key.of(seed=seed, purpose=f"moving shapes {which}")
+        key = Key.of(seed=int(seed), purpose=f"moving shapes {which}")
         targets = torch.arange(count) % (2 * len(SHAPES))
         parts.append(TensorDataset(_events(key, targets, timesteps, pixels, noise), targets))
     return DataSplit(parts[0], parts[1], 2 * len(SHAPES), "moving shapes")

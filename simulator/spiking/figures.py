@@ -7,6 +7,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from simulator.figures import TERMS, _styled
 
@@ -97,14 +98,16 @@ def placement_figure(placement: "CorePlacement") -> Figure:
         figure = _figure(min(6.0, 1.1 + WIDTH_INCHES * rows / wide * 0.8))
         axes = figure.add_subplot()
         for core, (row, column) in places.items():
-            mine = [tile.layer for tile in placement.tiles if tile.core == core]
             fill = float(share.get(core, np.nan))
-            height = 0.9 if np.isnan(fill) else 0.9 * fill
-            axes.add_patch(Rectangle((column, row + 0.9 - height), 0.9, height, color=color[mine[0]], linewidth=0))
+            bottom = row + 0.9
+            for layer, part in _filled(placement, core):
+                bottom -= 0.9 * part
+                axes.add_patch(Rectangle((column, bottom), 0.9, 0.9 * part, color=color[layer], linewidth=0))
             axes.add_patch(Rectangle((column, row), 0.9, 0.9, fill=False, edgecolor="0.5", linewidth=0.5))
             if wide <= 12:
                 text = str(core) if np.isnan(fill) else f"{core}\n{fill:.0%}"
-                axes.text(column + 0.45, row + 0.45, text, ha="center", va="center", fontsize=6)
+                label = axes.text(column + 0.45, row + 0.45, text, ha="center", va="center", fontsize=6)
+                label.set_path_effects([withStroke(linewidth=1.5, foreground="white")])
         for layer in layers:
             axes.add_patch(Rectangle((0, 0), 0, 0, color=color[layer], label=layer))
         axes.set_xlim(-0.2, max(wide, 3) + 0.1)
@@ -114,6 +117,16 @@ def placement_figure(placement: "CorePlacement") -> Figure:
         axes.set_title(f"{len(used)} cores; filled: share of the fullest resource", fontsize=7)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(4, len(layers)), handlelength=1)
         return _done(figure)
+
+
+def _filled(placement: "CorePlacement", core: int) -> list[tuple[str, float]]:
+    """Return the layers on a core with the share that each takes of the fullest resource; equal shares where nothing limits."""
+    limits, mine = placement.limits_of(core), [tile for tile in placement.tiles if tile.core == core]
+    used = {name: sum(tile.used.get(name, 0) for tile in mine) / limits[name] for name in limits if any(name in tile.used for tile in mine)}
+    if not used:
+        return [(tile.layer, 1 / len(mine)) for tile in mine]
+    most = max(used, key=lambda name: used[name])
+    return [(tile.layer, tile.used.get(most, 0) / limits[most]) for tile in mine]
 
 
 def _figure(height: float) -> Figure:

@@ -33,12 +33,18 @@ def cores(chip: Chip) -> CorePlacement:
 
 
 def roundings(chip: Chip) -> pd.DataFrame:
-    """Return how each layer of an integer core was rounded: gain, exponent, error, threshold, worst case and capacity of a membrane.
+    """Return how each layer of an integer core was rounded: gain, exponent, errors, thresholds, and what membranes hold.
 
     Parameters
     ----------
     chip
         With one part on spiking cores; a float core has no rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each layer: ``layer``, ``gain``, ``exponent``, ``largest_mantissa``, ``relative_error``, ``threshold``, ``worst_case``,
+        ``capacity``, ``largest_bias``, ``bias_error``, ``initial_error`` and ``decay``, as `simulator.spiking.quantizing.Rounding` says.
 
     Examples
     --------
@@ -53,4 +59,4 @@ def roundings(chip: Chip) -> pd.DataFrame:
     network._prepare()
     held = network._integers
     frame = pd.DataFrame([] if held is None else [asdict(one) for one in held.roundings])
-    return frame.astype({name: "Int64" for name in ("largest_mantissa", "threshold", "worst_case") if name in frame})
+    return frame.astype({name: "Int64" for name in ("largest_mantissa", "threshold", "worst_case", "largest_bias") if name in frame})

@@ -1,7 +1,9 @@
 """NIR, the exchange format of neuromorphic tools: networks of others run here, ours go out where NIR can say what they do."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +17,9 @@ from simulator.environment import inloop_version
 from simulator.spiking.activity import network_of
 from simulator.spiking.network import SpikingNetwork
 from simulator.spiking.neurons import LIF
-from simulator.spiking.steps import Flatten, Part, Pool, Population, Signal, Step, Sum, Synapses
+from simulator.spiking.signals import Part, Signal
+from simulator.spiking.steps import Flatten, Pool, Population, Step, Sum
+from simulator.spiking.synapses import Synapses
 from simulator.spiking.tracing import INPUT, NotConvertibleError, Traced, every_kind, trace
 
 Discretization = Literal["exact", "euler"]
@@ -63,7 +67,8 @@ class ImportedGraph(nn.Module):
 def from_nir(source: Any, dt: float, *, discretization: Discretization = "exact") -> ImportedGraph:
     """Return a NIR graph as a model that can be unrolled, trained and compiled onto spiking cores.
 
-    Membranes are counted from the reset potential; resistance, leak and step are folded into the weights before the neurons.
+    Membranes are counted from the reset potential; resistance, leak and step are folded into the weights before the neurons. NIR does not
+    say where a membrane starts: here a leaky neuron starts at its leak potential, which is its rest, and one without a leak at 0.
 
     Parameters
     ----------
@@ -95,13 +100,10 @@ def from_nir(source: Any, dt: float, *, discretization: Discretization = "exact"
     '>'
     """
     nir = _nir()
-    graph = nir.read(str(source), type_check=False) if isinstance(source, str | Path) else source
+    _check_time(dt, discretization)
+    graph = _read(nir, source) if isinstance(source, str | Path) else source
     if not isinstance(graph, nir.NIRGraph):
-        raise ValueError(f"Argument `source` must be a nir.NIRGraph or the path of one, but got {type(graph).__name__}")
-    if not (dt > 0 and math.isfinite(dt)):
-        raise ValueError(f"Argument `dt` must be a time step above 0, but got {dt}; pass seconds, as 1e-4")
-    if discretization not in ("exact", "euler"):
-        raise ValueError(f'Argument `discretization` must be "exact" or "euler", but got {discretization!r}; name one of them')
+        raise ValueError(f"Argument `source` must be a nir.NIRGraph or the path of one, but got {type(graph).__name__}; pass one of them")
     inputs = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
     outputs = [name for name, node in graph.nodes.items() if isinstance(node, nir.Output)]
     if len(inputs) != 1 or len(outputs) != 1:
@@ -119,11 +121,15 @@ def from_nir(source: Any, dt: float, *, discretization: Discretization = "exact"
         sources = tuple(INPUT if one == inputs[0] else one for one in before[name])
         if isinstance(node, nir.LIF | nir.IF):
             neurons, gain, offset = _neurons(nir, name, node, dt, discretization)
+            single = float(gain.flatten()[0])
             users = [one for one in graph.nodes if set(before[one]) & set(before[name])]
             weighted = all(one in modules and isinstance(modules[one], nn.Linear | nn.Conv1d | nn.Conv2d) for one in sources)
             if weighted and users == [name]:
                 for index, one in enumerate(sources):
                     modules[one] = _scaled(modules[one], gain, offset if index == 0 else torch.zeros_like(offset))
+            elif single > 0 and not bool(offset.any()) and bool((gain == single).all()):
+                # A current times a number is a threshold, and a start, divided by it.
+                neurons.threshold, neurons.initial = neurons.threshold / single, neurons.initial / single
             else:
                 scale = f"{name}.gain"
                 modules[scale], edges[scale] = _diagonal(name, gain, offset), sources
@@ -144,7 +150,8 @@ def to_nir(
     """Return a network as a NIR graph that another tool can run.
 
     NIR's neurons reset to a potential and fire above the threshold. A comparator ``>=`` becomes ``>`` at the next smaller float32, exactly;
-    a soft reset, an initial potential and integer arithmetic cannot be said.
+    what calibration adds to a current goes into the bias before it, through sums and average pooling; a soft reset, an initial potential
+    and integer arithmetic cannot be said.
 
     Parameters
     ----------
@@ -179,16 +186,13 @@ def to_nir(
     ['0', '1', '2', 'input', 'output']
     """
     nir = _nir()
-    if not (dt > 0 and math.isfinite(dt)):
-        raise ValueError(f"Argument `dt` must be a time step above 0, but got {dt}; pass seconds, as 1e-3")
-    if isinstance(model, Chip):
-        network = network_of(model)
-        traced, worths = network.traced, _worths(network)
-    else:
-        network = None
-        traced = trace(model.eval(), SpikingNeuron())
-        worths = {}
-    losses = _losses(network, traced)
+    _check_time(dt, discretization)
+    network = network_of(model) if isinstance(model, Chip) else None
+    traced = trace(model.eval(), SpikingNeuron()) if network is None else network.traced
+    worths = {} if network is None else _worths(network)
+    shifts, left = ({}, []) if network is None else _shifts(network)
+    found = _losses(network, traced)
+    losses = [*found, *(f"`{name}` gets a current beside its layers' biases, NIR has no place for it" for name in left)]
     if losses and not approximate:
         raise ValueError(f"NIR cannot say this network exactly: {'; '.join(losses)}; pass approximate=True to export what comes nearest")
     shapes = _shapes(traced, example)
@@ -201,7 +205,7 @@ def to_nir(
         if isinstance(stage.step, Sum):
             joined[name] = tuple(sources)
             continue
-        nodes[name] = _node(nir, name, stage.step, shapes[stage.inputs[0]], dt, discretization, worths.get(name))
+        nodes[name] = _node(nir, name, stage.step, shapes[stage.inputs[0]], dt, discretization, worths.get(name), shifts.get(name))
         edges += [(source, name) for source in sources]
         joined[name] = (name,)
         if isinstance(stage.step, Population) and kinds[stage.inputs[0]] == "spikes":
@@ -232,17 +236,36 @@ def _order(before: Mapping[str, list[str]]) -> list[str]:
     return done
 
 
+def _check_time(dt: Any, discretization: Any) -> None:
+    if not isinstance(dt, Real) or not (float(dt) > 0 and math.isfinite(dt)):
+        raise ValueError(f"Argument `dt` must be a time step above 0, but got {dt!r}; pass seconds, as 1e-4")
+    if discretization not in ("exact", "euler"):
+        raise ValueError(f'Argument `discretization` must be "exact" or "euler", but got {discretization!r}; name one of them')
+
+
+def _read(nir: Any, path: str | Path) -> Any:
+    try:
+        return nir.read(str(path), type_check=False)
+    except Exception as error:  # h5py raises several kinds, and its lines do not name the file
+        reason = "is no file" if not Path(path).is_file() else f"cannot be read ({type(error).__name__})"
+        raise ValueError(
+            f"Argument `source` must be the path of a NIR graph, but {str(path)!r} {reason}; write one with nir.write"
+        ) from None
+
+
 def _neurons(nir: Any, name: str, node: Any, dt: float, discretization: Discretization) -> tuple[LIF, Tensor, Tensor]:
     """Return neurons counted from their reset potential, the factor of their current, and what is added to it at each step."""
     reset = np.asarray(getattr(node, "v_reset", None) if getattr(node, "v_reset", None) is not None else 0.0, np.float64)
     threshold = np.asarray(node.v_threshold, np.float64) - reset
     if isinstance(node, nir.IF):
         decay, gain, offset = np.ones(1), np.asarray(node.r) * dt, np.zeros(1)
+        start = -reset
     else:
         tau = np.asarray(node.tau, np.float64)
         decay = np.exp(-dt / tau) if discretization == "exact" else 1 - dt / tau
         gain = np.asarray(node.r) * (1 - decay)
-        offset = (np.asarray(node.v_leak) - reset) * (1 - decay)
+        start = np.asarray(node.v_leak, np.float64) - reset
+        offset = start * (1 - decay)
     if np.ptp(decay) > 1e-12:
         raise ValueError(f"Node `{name}`: neurons of one population must have one time constant, but have several; split the population")
     if float(decay.flat[0]) <= 0 or (threshold <= 0).any():
@@ -251,10 +274,11 @@ def _neurons(nir: Any, name: str, node: Any, dt: float, discretization: Discreti
         )
     level = float(threshold.flat[0])
     if np.ptp(threshold) > 0:  # each neuron in units of its own threshold
-        gain, offset, level = gain / threshold, offset / threshold, 1.0
+        gain, offset, start, level = gain / threshold, offset / threshold, start / threshold, 1.0
     shape = np.broadcast_shapes(np.shape(gain), np.shape(threshold), np.shape(offset))
     gains, offsets = (torch.as_tensor(np.broadcast_to(one, shape).copy(), dtype=torch.float32) for one in (gain, offset))
-    return LIF(level, float(decay.flat[0]), comparator=">", reset="hard"), gains, offsets
+    initial: Any = float(start.flat[0]) if np.ptp(start) == 0 else torch.as_tensor(start, dtype=torch.float32)
+    return LIF(level, float(decay.flat[0]), comparator=">", reset="hard", initial=initial), gains, offsets
 
 
 def _layer(nir: Any, name: str, node: Any) -> nn.Module:
@@ -277,7 +301,9 @@ def _layer(nir: Any, name: str, node: Any) -> nn.Module:
         divisor = 1 if isinstance(node, nir.SumPool2d) else None
         return nn.AvgPool2d(pair(node.kernel_size), pair(node.stride), pair(node.padding), divisor_override=divisor)
     if isinstance(node, nir.Flatten):
-        return nn.Flatten(1)
+        # NIR counts the axes of a sample, torch those of a batch.
+        first, last = int(node.start_dim), int(node.end_dim)
+        return nn.Flatten(first + (first >= 0), last + (last >= 0))
     raise ValueError(
         f"Node `{name}` ({type(node).__name__}) has no equivalent here; use Affine, Linear, Conv1d, Conv2d, LIF, IF, AvgPool2d, SumPool2d "
         "and Flatten"
@@ -344,6 +370,37 @@ def _losses(network: SpikingNetwork | None, traced: Traced) -> list[str]:
     return found
 
 
+def _shifts(network: SpikingNetwork) -> tuple[dict[str, Tensor], list[str]]:
+    """Return what to add to biases beside those that hold a population's shift already, and the populations whose shift has no place.
+
+    Average pooling without padding leaves a constant what it is, up to its divisor: a shift after it is a bias before it.
+    """
+    uses = Counter(source for inputs in network.layout.inputs for source in inputs)
+    steps = network.named_steps()
+    found: dict[str, Tensor] = {}
+    left = []
+    for name, population in network.populations.items():
+        if not population.shifted or network._folded(name):
+            continue
+        factor, pending = 1.0, [network.layout.inputs[network.layout.names.index(name)][0]]
+        while pending:
+            source = pending.pop()
+            step = steps.get(source)
+            if step is None or uses[source] > 1 or source in found:
+                continue
+            if isinstance(step, Synapses) and step.extra is None and (factor == 1 or step.operator.dimensions):
+                found[source] = (population.shift * factor).reshape(-1).expand(step.weight.shape[0])
+                break
+            whole = isinstance(step, Pool) and not any(step.padding) and not population.features_last and not pending
+            if isinstance(step, Pool) and whole:
+                factor *= step.divisor / step.places
+            if isinstance(step, Sum) or whole:
+                pending.extend(network.layout.inputs[network.layout.names.index(source)])
+        else:
+            left.append(name)
+    return found, left
+
+
 def _worths(network: SpikingNetwork) -> dict[str, tuple[Part, ...]]:
     found: dict[str, tuple[Part, ...]] = {}
 
@@ -367,7 +424,14 @@ def _shapes(traced: Traced, example: Tensor) -> dict[str, tuple[int, ...]]:
 
 
 def _node(
-    nir: Any, name: str, step: Step, shape: tuple[int, ...], dt: float, discretization: Discretization, parts: tuple[Part, ...] | None
+    nir: Any,
+    name: str,
+    step: Step,
+    shape: tuple[int, ...],
+    dt: float,
+    discretization: Discretization,
+    parts: tuple[Part, ...] | None,
+    shift: Tensor | None,
 ) -> Any:
     if isinstance(step, Population):
         if step.threshold.numel() == 1:
@@ -380,6 +444,8 @@ def _node(
         decay = step.neuron.decay
         if decay == 1:
             return nir.IF(r=ones / dt, v_threshold=level, v_reset=zeros)
+        if decay == 0 and discretization == "exact":
+            raise NotConvertibleError(f'Layer `{name}` has a decay of 0, which no time constant has; use discretization="euler"')
         tau = -dt / math.log(decay) if discretization == "exact" else dt / (1 - decay)
         return nir.LIF(tau=ones * tau, r=ones / (1 - decay), v_leak=zeros, v_threshold=level, v_reset=zeros)
     if isinstance(step, Synapses):
@@ -388,6 +454,7 @@ def _node(
         weight = (step.total_weight() if parts is None else step.scaled(parts[0].worth)).numpy()
         held = step.total_bias()
         bias = np.zeros(weight.shape[0], np.float32) if held is None else held.numpy()
+        bias = bias if shift is None else bias + shift.numpy()
         if step.operator.dimensions == 0:
             return nir.Affine(weight=weight, bias=bias)
         if any(step.operator.border) or step.operator.dimensions > 2:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simulator.batches import split
-from simulator.spiking.neurons import unroll
+from simulator.spiking.neurons import LIF, unroll
 from simulator.training import Training, fit
 
 TimeLoss = Callable[[Tensor, Tensor], Tensor]
@@ -140,7 +140,7 @@ def train_spiking(
     Raises
     ------
     ValueError
-        If `inherit` and `inherit_epochs` are not given together, or a number is out of range.
+        If `inherit` and `inherit_epochs` are not given together, a number is out of range, or the model has no `LIF` neurons.
 
     Examples
     --------
@@ -158,6 +158,12 @@ def train_spiking(
             f"Arguments `inherit` and `inherit_epochs` must be given together and at least 1, but got {inherit} and {inherit_epochs}; "
             "give both or none"
         )
+    if inherit is not None and timesteps is not None and inherit >= timesteps:
+        raise ValueError(f"Argument `inherit` must be below `timesteps`, {timesteps}, but got {inherit}; inherit from fewer steps")
+    if not callable(loss):
+        raise ValueError(f"Argument `loss` must be a function of outputs and targets, but got {loss!r}; pass tet_loss or mean_loss itself")
+    if not any(isinstance(module, LIF) for module in model.modules()):
+        raise ValueError(f"Argument `model` must have LIF neurons, but {type(model).__name__} has none; put them in, or use simulator.fit")
     phases: list[Training] = []
 
     def phase(count: int, steps: int | None) -> None:
@@ -197,3 +203,7 @@ def _check(outputs: Tensor, targets: Tensor) -> None:
             f"Arguments `outputs` and `targets` must have shapes (timesteps, batch, classes) and (batch,), but got {tuple(outputs.shape)} "
             f"and {tuple(targets.shape)}; pass what unroll returns"
         )
+    classes = outputs.shape[2]
+    if targets.is_floating_point() or (targets.numel() and not (0 <= int(targets.min()) and int(targets.max()) < classes)):
+        given = f"{targets.dtype}" if targets.is_floating_point() else f"{int(targets.min())}..{int(targets.max())}"
+        raise ValueError(f"Argument `targets` must be whole classes from 0 to {classes - 1}, but got {given}; pass their indices")

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from devices.base import Cost, SpikingCore
 from devices.spiking import IntegerArithmetic, NeuromorphicChip, SpikingNeuron
-from kernels.event_synapses import add_spikes
 from kernels.random import Key
-from kernels.spikes import integrate_and_fire, integrate_and_fire_fixed
 from simulator.hardware import HardwareLayer, Mode, Placement
 from simulator.spiking.coding import Coding, encode
+from simulator.spiking.firing import fire_floats, fire_integers, integer_current
 from simulator.spiking.postponing import Pending, computed, fire, joined, postpone
 from simulator.spiking.quantizing import Integers, quantize
-from simulator.spiking.steps import Concatenation, Part, Pool, Population, Signal, Step, Sum, Synapses
+from simulator.spiking.signals import Part, Signal, lasting
+from simulator.spiking.steps import Population, Step, Sum
+from simulator.spiking.synapses import Synapses
 from simulator.spiking.tracing import INPUT, NotConvertibleError, Stage, Traced
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Visit = Callable[[str, Step, tuple[Signal, ...], Signal], Signal | None]
 """Called after each stage with its name, step, inputs and output; what it returns replaces the output."""
 
-CHUNK_BYTES = 1 << 23
+CHUNK_BYTES = 1 << 24
 """Currents of the widest stage that a chunk of the batch may come to: with less, the calls take longer than the work; with more, what one
 stage writes is no longer in the cache when the next one reads it."""
 CALIBRATION_SAMPLES = 1024
@@ -179,6 +180,11 @@ class SpikingNetwork(HardwareLayer):
         self.seed, self.trial, self.reads = seed, trial, 0
         self._prepare()
 
+    @property
+    def ages(self) -> bool:
+        """Whether time since programming changes what is read: no."""
+        return False
+
     def age(self, seconds: float) -> None:
         """Let time pass, which changes nothing in a digital memory."""
 
@@ -236,6 +242,10 @@ class SpikingNetwork(HardwareLayer):
                 f"Layer `{self.name}`: a network on spiking cores cannot be trained there; train LIF neurons before compiling it, "
                 "and call eval()"
             )
+        if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
+            raise ValueError(
+                f"Layer `{self.name}`: the input must be finite, but holds NaN or infinity, for which no neuron would fire; clean the data"
+            )
         if not self._programmed or self._marks != self._versions():
             self._prepare()
         self.overflows.clear()
@@ -253,8 +263,8 @@ class SpikingNetwork(HardwareLayer):
         """Return what the unfired output layer adds at each step, or the worth of the spikes that are the output."""
         times = self.timesteps if self.coding != "events" else self.shape[0]
         if signal.current is None:
-            return _lasting(signal.value(), times)
-        current = _lasting(signal.current, times)
+            return lasting(signal.value(), times)
+        current = lasting(signal.current, times)
         if integers is None or self.arithmetic is None:
             return current
         # A membrane that never fires adds up; where it overflows, what is read out is wrong from then on.
@@ -287,7 +297,7 @@ class SpikingNetwork(HardwareLayer):
     def run_step(self, name: str, step: Step, arguments: tuple[Signal, ...], integers: Integers | None) -> Signal:
         """Run one stage on its inputs."""
         if integers is not None and self.layout.kinds[name] == "current" and not (isinstance(step, Synapses) and not arguments[0].spikes):
-            return _integer_step(name, step, arguments, integers)
+            return integer_current(name, step, arguments, integers)
         if isinstance(step, Population):
             return self.fire(name, step, arguments[0], integers)
         found = step.spiking(*computed(arguments))
@@ -299,49 +309,22 @@ class SpikingNetwork(HardwareLayer):
     def fire(self, name: str, step: Population, signal: Signal, integers: Integers | None = None) -> Signal:
         """Return the spikes of a population for its input."""
         times = self.timesteps if self.coding != "events" else self.shape[0]
-        neuron = step.neuron
+        folded = self._folded(name)
         if integers is not None:
             assert self.arithmetic is not None
-            if signal.current is None:
-                weighed = [p.counts.to(torch.int32) * w for p, w in zip(signal.parts, integers.worths[name][0], strict=True)]
-                current = torch.stack(weighed).sum(0, dtype=torch.int32) if len(weighed) > 1 else weighed[0]
-            elif signal.current.is_floating_point():  # the input itself
-                current = (signal.current.double() * integers.gain[name]).round().to(torch.int32)
-            else:
-                current = signal.current
-            if not self._folded(name) and bool(integers.shift[name].any()):
-                current = current + integers.shift[name]
-            keep, shift = (1, 0) if neuron.decay == 1 else (self.arithmetic.keep(neuron.decay), self.arithmetic.decay_bits)
-            images = current.dim() == 5
-            spikes, _, beyond = integrate_and_fire_fixed(
-                _last(_lasting(current, times), images), _last(integers.thresholds[name], images), _last(integers.initial[name], images),
-                keep=keep, shift=shift,
-                bits=self.arithmetic.state_bits, overflow=self.arithmetic.overflow, reset=neuron.reset, comparator=neuron.comparator,
-            )  # fmt: skip
-            self.overflows[name] += int(beyond.sum())
-            return Signal(parts=(Part(_first(spikes), step.threshold),))
-        apart = not self._folded(name) and step.shifted
+            spikes, beyond = fire_integers(name, step, signal, integers, self.arithmetic, times, shifted=not folded)
+            self.overflows[name] += beyond
+            return Signal(parts=(Part(spikes, step.worth),))
+        apart = not folded and step.shifted
         if isinstance(signal, Pending):
-            quick = None if apart else fire(signal, step, neuron, times)
+            quick = None if apart else fire(signal, step, step.neuron, times)
             if quick is not None:
-                return Signal(parts=(Part(quick, step.threshold),))
+                return Signal(parts=(Part(quick, step.worth),))
             (signal,) = computed((signal,))
         current = signal.value()
         if apart:
             current = current + step.shift
-        current = _lasting(current, times)
-        if isinstance(self.core, NeuromorphicChip):
-            images = current.dim() == 5
-            flow = _last(current, images)
-            out = torch.empty(flow.shape, dtype=torch.uint8, device=current.device)
-            integrate_and_fire(
-                flow, _last(step.threshold, images), _last(step.initial, images), neuron.decay, neuron.reset, neuron.comparator, out,
-                reset_moment=neuron.reset_moment,
-            )  # fmt: skip
-            spikes = _first(out)
-        else:
-            spikes = _with_steps(self.core, current, step)
-        return Signal(parts=(Part(spikes, step.threshold),))
+        return Signal(parts=(Part(fire_floats(self.core, step, lasting(current, times)), step.worth),))
 
     def _folded(self, name: str) -> bool:
         return name in self._in_bias
@@ -409,66 +392,6 @@ def _recorder(seen: dict[str, tuple[Signal, ...]]) -> Visit:
         seen[name] = arguments
 
     return visit
-
-
-def _lasting(values: Tensor, times: int) -> Tensor:
-    return values if values.shape[0] == times else values.expand(times, *values.shape[1:])
-
-
-def _last(values: Tensor, images: bool) -> Tensor:
-    """Move the channels of images to the end, where they lie in memory; numbers stay as they are."""
-    return values.movedim(-3, -1) if images and values.dim() >= 3 else values
-
-
-def _first(values: Tensor) -> Tensor:
-    return values.movedim(-1, -3) if values.dim() == 5 else values
-
-
-def _integer_step(name: str, step: Step, arguments: tuple[Signal, ...], integers: Integers) -> Signal:
-    """Run a stage whose output is an integer current."""
-    if isinstance(step, Synapses):
-        total = None
-        for index, (part, weight) in enumerate(zip(arguments[0].parts, integers.weights[name], strict=True)):
-            found = step.apply_spikes(part.counts, weight, integers.bias.get(name) if index == 0 else None, index)
-            total = found if total is None else total + found
-        return Signal(total)
-    if isinstance(step, Sum):
-        sums = None
-        for index, signal in enumerate(arguments):
-            if signal.current is not None:
-                current = signal.current
-                if current.is_floating_point():
-                    current = (current.double() * integers.gain[name]).round().to(torch.int32)
-                sums = current if sums is None else sums + current
-            for part, worth in zip(signal.parts, integers.worths[name][index], strict=True):
-                if sums is not None and worth.numel() == 1 and sums.shape == part.counts.shape and part.counts.dtype == torch.uint8:
-                    sums = add_spikes(sums, part.counts, int(worth))
-                    continue
-                found = part.counts.to(torch.int32) * worth
-                sums = found if sums is None else sums + found
-        return Signal(sums)
-    if isinstance(step, Pool):
-        assert arguments[0].current is not None
-        return Signal(step.sums(arguments[0].current))
-    if isinstance(step, Concatenation):
-        return step.spiking(*arguments)
-    return step.spiking(*arguments)
-
-
-def _with_steps(core: SpikingCore, current: Tensor, step: Population) -> Tensor:
-    """Fire a population by a core's own rule, one step after the other."""
-    flat = current.flatten(2)
-    sample = current.shape[2:]
-
-    def spread(values: Tensor) -> Tensor:
-        return values.expand(sample).reshape(1, -1)
-
-    state = {"membrane": spread(step.initial).expand(flat.shape[1:]).clone()} if bool(step.initial.any()) else {}
-    spikes = torch.empty(flat.shape, dtype=torch.uint8, device=flat.device)
-    for t in range(len(flat)):
-        state, fired = core.step(state, flat[t], spread(step.threshold))
-        spikes[t] = fired
-    return spikes.reshape(current.shape)
 
 
 def neuron_of(core: SpikingCore) -> SpikingNeuron:

@@ -1,6 +1,7 @@
 """Neurons to train directly: leaky integrate-and-fire with a surrogate gradient, one time step a call."""
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -20,11 +21,13 @@ class LIF(nn.Module):
     threshold
         Membrane at which neurons fire, above 0.
     decay
-        Factor of the membrane at each step, above 0 and at most 1.
+        Factor of the membrane at each step, from 0 to 1.
     comparator, reset
         ``">"`` or ``">="``; ``"hard"`` or ``"soft"``.
     width
         Half width of the surrogate's triangle, above 0.
+    initial
+        Membrane before the first step: a number, or one for each neuron of a sample.
 
     Raises
     ------
@@ -42,14 +45,28 @@ class LIF(nn.Module):
     [0.0, 1.0, 0.0, 1.0]
     """
 
+    initial: Tensor
+
     def __init__(
-        self, threshold: float = 1.0, decay: float = 0.5, *, comparator: Any = ">", reset: Any = "hard", width: float = 1.0
+        self,
+        threshold: float = 1.0,
+        decay: float = 0.5,
+        *,
+        comparator: Any = ">",
+        reset: Any = "hard",
+        width: float = 1.0,
+        initial: float | Tensor = 0.0,
     ) -> None:
         super().__init__()
         for name, value in (("threshold", threshold), ("width", width)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"Argument `{name}` must be a finite number above 0, but got {value}; use 1.0 or so")
+            if not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
+                shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise ValueError(f"Argument `{name}` must be a finite number above 0, but got {shown}; use 1.0 or so")
+        start = torch.as_tensor(initial, dtype=torch.float32)
+        if not bool(start.isfinite().all()):
+            raise ValueError(f"Argument `initial` must be finite, but got {initial!r}; use 0.0 for neurons that start at their reset")
         self.threshold, self.width = float(threshold), float(width)
+        self.register_buffer("initial", start, persistent=False)
         self.convention = SpikingNeuron(comparator=comparator, reset=reset, decay=decay)
         self.membrane: Tensor | None = None
 
@@ -59,10 +76,22 @@ class LIF(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         """Return the spikes of one time step, 0 or 1, for a current of any shape."""
-        v = current if self.membrane is None else self.convention.decay * self.membrane + current
+        if self.membrane is None:
+            v = current + self.convention.decay * self.initial
+        elif self.membrane.shape != current.shape:
+            raise ValueError(
+                f"Argument `current` must have the shape of the step before, {tuple(self.membrane.shape)}, but has {tuple(current.shape)}; "
+                "call reset_states(model) before another batch, or use unroll"
+            )
+        else:
+            v = self.convention.decay * self.membrane + current
         spikes: Tensor = _Spike.apply(v, self.threshold, self.convention.comparator == ">", self.width)  # type: ignore[no-untyped-call]
         self.membrane = v - self.threshold * spikes if self.convention.reset == "soft" else v * (1 - spikes)
         return spikes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a file holds: the membrane without the gradients that flow into it."""
+        return {**self.__dict__, "membrane": None if self.membrane is None else self.membrane.detach()}
 
     def extra_repr(self) -> str:
         """Return the neuron's numbers."""
@@ -119,7 +148,7 @@ def unroll(model: nn.Module, inputs: Tensor, timesteps: int | None = None) -> Te
     Raises
     ------
     ValueError
-        If there is no time step.
+        If there is no time step, or inputs are not finite.
 
     Examples
     --------
@@ -128,9 +157,23 @@ def unroll(model: nn.Module, inputs: Tensor, timesteps: int | None = None) -> Te
     torch.Size([4, 5, 2])
     """
     steps = inputs.shape[1] if timesteps is None and inputs.dim() > 1 else timesteps
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"Argument `timesteps` must be at least 1, or None for inputs (batch, timesteps, ...), but got {timesteps!r}")
+    if not isinstance(steps, Integral) or steps < 1:
+        raise ValueError(
+            f"Argument `timesteps` must be at least 1, or None for inputs (batch, timesteps, ...), but got {timesteps!r} for inputs "
+            f"of shape {tuple(inputs.shape)}; say for how many steps a constant input is shown"
+        )
+    if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
+        raise ValueError("Argument `inputs` must be finite, but holds NaN or infinity, at which neurons do not fire; clean the data")
     reset_states(model)
-    outputs = [model(inputs[:, t] if timesteps is None else inputs) for t in range(steps)]
-    reset_states(model)
+    try:
+        outputs = [model(inputs[:, t] if timesteps is None else inputs) for t in range(steps)]
+    except RuntimeError as error:
+        if timesteps is not None or inputs.dim() > 2:
+            raise
+        raise ValueError(
+            f"Argument `inputs` of shape {tuple(inputs.shape)} is read as (batch, timesteps), at which the model fails ({error}); pass "
+            "`timesteps` for a constant input (batch, ...)"
+        ) from error
+    finally:
+        reset_states(model)
     return torch.stack(outputs)

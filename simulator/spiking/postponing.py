@@ -7,7 +7,9 @@ import torch
 
 from devices.spiking import SpikingNeuron
 from kernels.event_synapses import EventKernel, convolve_and_fire
-from simulator.spiking.steps import Part, Population, Signal, Step, Sum, Synapses
+from simulator.spiking.signals import Part, Signal
+from simulator.spiking.steps import Population, Step, Sum
+from simulator.spiking.synapses import Synapses
 
 
 @dataclass(frozen=True, eq=False)

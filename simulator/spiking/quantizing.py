@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from devices.spiking import IntegerArithmetic
-from simulator.spiking.steps import Pool, Population, Signal, Sum, Synapses
+from simulator.spiking.signals import Signal
+from simulator.spiking.steps import Pool, Population, Sum
+from simulator.spiking.synapses import Synapses
 from simulator.spiking.tracing import INPUT, NotConvertibleError, Traced
 
 HEADROOM = 4
@@ -37,6 +39,12 @@ class Rounding:
         Largest membrane that one step can lead to, were all inputs with one sign of weight to spike; None for synapses.
     capacity
         Largest membrane that the core holds.
+    largest_bias
+        Largest bias in units of the membrane, for which no core's width was published; None for a population, or without biases.
+    bias_error, initial_error
+        As `relative_error`, of the biases of synapses, and of the initial potentials of a population, those beyond the membrane cut off.
+    decay
+        Factor of a population's membrane at each step as the core has it; None for synapses.
     """
 
     layer: str
@@ -47,6 +55,10 @@ class Rounding:
     threshold: int | None
     worst_case: int | None
     capacity: int
+    largest_bias: int | None = None
+    bias_error: float | None = None
+    initial_error: float | None = None
+    decay: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,11 +191,18 @@ def _round_group(
         assert isinstance(step, Synapses)
         found.weights[name] = tuple(rounded(one) for one in several)
         bias = step.total_bias()
+        largest_bias: int | None = None
+        bias_error: float | None = None
         if bias is not None:
             found.bias[name] = (bias.double() * gain).round().to(torch.int32)
+            largest_bias, bias_error = int(found.bias[name].abs().max()), _error(found.bias[name], bias, gain)
         largest = max(int(one.abs().max()) >> shift for one in found.weights[name])
         error = _error(torch.cat([one.flatten() for one in found.weights[name]]), torch.cat([one.flatten() for one in several]), gain)
-        found.roundings.append(Rounding(name, gain, shift, largest, error, None, None, arithmetic.largest_state))
+        found.roundings.append(
+            Rounding(
+                name, gain, shift, largest, error, None, None, arithmetic.largest_state, largest_bias=largest_bias, bias_error=bias_error
+            )
+        )
     for name, origins in direct.items():
         found.worths[name] = tuple(tuple(rounded(part) for part in parts) for parts in origins)
     for name, one in levels.items():
@@ -199,7 +218,16 @@ def _round_group(
         worst = int(whole.max()) + _worst(traced, kinds, found, name, units[name])
         found.roundings.append(
             Rounding(
-                name, own, shift, None, _error(whole.flatten(), one.flatten(), gain), int(whole.min()), worst, arithmetic.largest_state
+                name,
+                own,
+                shift,
+                None,
+                _error(whole.flatten(), one.flatten(), gain),
+                int(whole.min()),
+                worst,
+                arithmetic.largest_state,
+                initial_error=_error(found.initial[name], step.initial, own),
+                decay=arithmetic.kept(step.neuron.decay),
             )
         )
 

@@ -2,22 +2,24 @@
 
 from abc import abstractmethod
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from devices.design import Design
-from simulator.spiking.network import SpikingNetwork
-from simulator.spiking.steps import Population, Signal, Step, Synapses
+from simulator.spiking.network import CALIBRATION_SAMPLES, SpikingNetwork
+from simulator.spiking.signals import Signal
+from simulator.spiking.steps import Population, Step
+from simulator.spiking.synapses import Synapses
 from simulator.spiking.tracing import INPUT
 
 CANDIDATES: Final = 95
 """Thresholds that the search for the least error tries: from the largest activation down to 6 % of it."""
 VALUES: Final = 1 << 15
-"""Activations of a batch that the search looks at: evenly spaced ones where there are more, an odd number apart, so that not the same
-columns of all images are taken."""
+"""Activations of a batch that the search for each threshold looks at: evenly spaced ones where there are more, an odd number apart, so
+that not the same columns of all images are taken."""
 HELD_BYTES: Final = 1 << 28
 """Currents of all steps of the widest layer that calibration holds at once; it takes fewer samples where they are more."""
 
@@ -32,6 +34,9 @@ class Recipe(Design):
     samples
         Calibration samples whose spikes are looked at, at most.
     """
+
+    looks_at_spikes: ClassVar[bool] = True
+    """Whether `adjust` depends on the samples, so that fewer of them than asked for matter."""
 
     per_channel: bool = False
     samples: int = Field(default=256, ge=1)
@@ -53,6 +58,8 @@ class MaximumThreshold(Recipe):
     >>> MaximumThreshold().threshold([torch.tensor([[0.5, 2.0]])], 8, False)
     tensor(2.)
     """
+
+    looks_at_spikes = False
 
     def threshold(self, activations: list[Tensor], timesteps: int, strict: bool) -> Tensor:
         """Return the largest activation."""
@@ -87,6 +94,8 @@ class LeastErrorThreshold(Recipe):
     Y. Li et al., A free lunch from ANN: towards efficient, accurate spiking neural networks calibration, ICML 2021, arXiv:2106.06984.
     """
 
+    looks_at_spikes = False
+
     batch: int = Field(default=128, ge=1)
     batches: int = Field(default=7, ge=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -103,6 +112,8 @@ class LeastErrorThreshold(Recipe):
 
 class LightCalibration(LeastErrorThreshold):
     """That threshold, and each channel's bias corrected so that its mean rate is its mean activation, layer by layer in order."""
+
+    looks_at_spikes = True
 
     def adjust(self, network: SpikingNetwork, name: str, population: Population, signal: Signal, wanted: Tensor, held: "Held") -> Signal:
         """Shift the current by the mean difference of each channel."""
@@ -122,6 +133,8 @@ class AdvancedCalibration(LeastErrorThreshold):
     samples
         Calibration samples that it fits to.
     """
+
+    looks_at_spikes = True
 
     samples: int = Field(default=1024, ge=1)
     iterations: int = Field(default=5000, ge=0)
@@ -191,6 +204,8 @@ class Held:
 def calibrate(network: SpikingNetwork, samples: Tensor, source: str) -> list[str]:
     """Choose everything that a network needs, by its recipe; returns warnings."""
     warnings: list[str] = []
+    if samples.is_floating_point() and not bool(samples.isfinite().all()):
+        raise ValueError(f"Argument `calibration` must be finite, but the {source} hold NaN or infinity; clean the data")
     if not network.is_trained:
         activations = _activations(network, samples)
         for name, population in network.populations.items():
@@ -205,7 +220,7 @@ def calibrate(network: SpikingNetwork, samples: Tensor, source: str) -> list[str
             population.threshold = chosen
     _measure_width(network, samples)
     if not network.is_trained:
-        _adjust(network, samples)
+        warnings += _adjust(network, samples)
     _measure_rates(network, samples)
     return warnings
 
@@ -245,10 +260,18 @@ def _measure_width(network: SpikingNetwork, samples: Tensor) -> None:
 
 
 @torch.no_grad()
-def _adjust(network: SpikingNetwork, samples: Tensor) -> None:
-    """Go through the populations in order, each with the spikes that those before it really fire."""
+def _adjust(network: SpikingNetwork, samples: Tensor) -> list[str]:
+    """Go through the populations in order, each with the spikes that those before it really fire; returns warnings."""
     room = max(16, HELD_BYTES // (4 * network.timesteps * network.widest))
-    chosen = samples[: min(network.recipe.samples, room)]
+    asked = network.recipe.samples if len(samples) == CALIBRATION_SAMPLES else min(network.recipe.samples, len(samples))
+    chosen = samples[: min(asked, room)]
+    warnings = []
+    if len(chosen) < asked and network.recipe.looks_at_spikes:
+        warnings.append(
+            f"Calibration looked at the spikes of {len(chosen)} samples, not of {asked}: at most {CALIBRATION_SAMPLES} are kept, and "
+            f"the currents of {network.timesteps} steps of the widest layer ({network.widest} neurons) may come to {HELD_BYTES >> 20} MiB; "
+            "use fewer time steps, or a smaller input"
+        )
     wanted = {name: value for name, value in reference_values(network, chosen).items() if name in network.populations}
     held = Held()
 
@@ -263,6 +286,7 @@ def _adjust(network: SpikingNetwork, samples: Tensor) -> None:
 
     network.fold_shifts(only=())
     network._run(chosen, visit)
+    return warnings
 
 
 def _still_needed(network: SpikingNetwork, name: str) -> set[str]:
@@ -334,7 +358,7 @@ def least_error_threshold(activations: Tensor, timesteps: int, *, per_channel: b
     """
     peak = _peak(activations, per_channel)
     rows = activations.transpose(0, 1).flatten(1) if per_channel else activations.reshape(1, -1)
-    rows = rows[:, :: (rows.numel() // VALUES) | 1]
+    rows = rows[:, :: (rows.shape[1] // VALUES) | 1]
     best, least = peak.reshape(-1).clone(), torch.full((len(rows),), float("inf"))
     for i in range(CANDIDATES):
         level = peak.reshape(-1) * (1 - 0.01 * i)

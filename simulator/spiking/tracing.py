@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from devices.spiking import SpikingNeuron
 from simulator.spiking.neurons import LIF
-from simulator.spiking.steps import Concatenation, Flatten, MaxPool, Pool, Population, Step, Sum, Synapses
+from simulator.spiking.steps import Concatenation, Flatten, MaxPool, Pool, Population, Step, Sum
+from simulator.spiking.synapses import Synapses
 from simulator.weight_layers import is_weight_layer
 
 Shape = tuple[int, ...]
@@ -227,7 +228,9 @@ class _Reader:
         elif is_weight_layer(module):
             self.synapses(node, module)
         elif isinstance(module, LIF):
-            self.add(node, Population("", module.convention, None, module.threshold), (self.source(node.args[0]),), "spikes")
+            population = Population("", module.convention, None, module.threshold)
+            population.initial = module.initial.clone()
+            self.add(node, population, (self.source(node.args[0]),), "spikes")
         elif isinstance(module, nn.ReLU):
             self.population(node, None)
         elif isinstance(module, nn.ReLU6):
