@@ -66,8 +66,9 @@ class Bench:
         if prepare is not None and not callable(prepare):
             raise ValueError(f"Argument `prepare` must be a function of a chip, but got {prepare!r:.80}")
         passes = RepeatableBatches(data, batch_size=batch_size, seed=seed)
-        reference = measure_reference(chip, passes, chosen)
-        return cls(private_copy(chip), passes, chosen, seed, prepare), reference
+        require_chip(chip)
+        private = private_copy(chip)  # the reference too: a chip that another thread copies must not stand in float for a while
+        return cls(private, passes, chosen, seed, prepare), measure_reference(private, passes, chosen)
 
     def instance(self, trial: int, seconds: float = 0.0) -> Chip:
         """Program the chip for a trial and let it grow old."""

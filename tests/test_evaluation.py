@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,16 @@ def test_two_processes_give_the_same_bits_as_one() -> None:
     together = sim.evaluate(chip, data, trials=3, metrics=["accuracy", share_within], workers=2)
     pd.testing.assert_frame_equal(alone.frame, together.frame, check_exact=True)
     assert alone.test_errors == together.test_errors
+
+
+def test_threads_that_evaluate_one_chip_get_the_bits_of_one() -> None:
+    chip, targets = chip_and_targets()
+    alone = sim.evaluate(chip, (X, targets), trials=2)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda _: sim.evaluate(chip, (X, targets), trials=2), range(12)))
+    for found in together:
+        pd.testing.assert_frame_equal(found.frame, alone.frame, check_exact=True)
+        assert found.reference == alone.reference
 
 
 @pytest.mark.parametrize("kind", ["pair", "loader", "dataset", "batches", "iterator", "mapping"])
