@@ -22,7 +22,7 @@ from simulator.lowering.wholes import is_whole, show_weights
 from simulator.placement import Candidate, Placeable, Plan, place
 from simulator.routing import Finder, Site
 from simulator.run_time import place_run_time, run_time_sites
-from simulator.weight_layers import NotMappedError, WeightView, computes_weight, is_weight_layer, weight_layer
+from simulator.weight_layers import COMPUTED, NotMappedError, WeightView, computes_weight, is_weight_layer, weight_layer
 
 if TYPE_CHECKING:
     from simulator.spiking.coding import Coding
@@ -184,6 +184,7 @@ def compile(
     for name in chip.layers if after is not None else ():
         if name not in {*spiking, *(row.layer for row in chip._rows if row.macs)} and not chip.layers[name].takes_circuits:
             chip.warnings.append(f"Layer `{name}` lies on hardware but was never called with the example inputs")
+    chip.warnings += [f"Layer `{name}`: {COMPUTED}" for name, layer in chip.layers.items() if layer.note == COMPUTED]
     if batches is not None:
         chip.calibrate(batches)
     else:

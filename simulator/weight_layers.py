@@ -16,6 +16,8 @@ class NotMappedError(Exception):
 
 MAPPABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers that are a matrix of weights; a subclass counts when it keeps their forward."""
+COMPUTED = "its computed weight was taken as it is: training moves the result, not what it was computed from; no mask of pruning is kept"
+"""What is said of a layer whose weight pruning, weight norm or a parametrization computes."""
 
 
 def data_address(tensor: Tensor) -> int:
@@ -143,5 +145,4 @@ def weight_layer(layer: nn.Module) -> WeightLayer:
         if computes_weight(hook):
             hook(layer, ())
     bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
-    note = "its computed weight was taken as it is: training moves the result, not what it was computed from"
-    return WeightLayer(base.__name__, operator, nn.Parameter(layer.weight.detach().clone()), bias, note)
+    return WeightLayer(base.__name__, operator, nn.Parameter(layer.weight.detach().clone()), bias, COMPUTED)

@@ -366,6 +366,8 @@ def test_pruned_and_weight_normed_layers_map_with_the_weight_that_they_have() ->
     chip = sim.compile(model, IDEAL, example_inputs=x)
     assert relative_error(chip(x), model(x)) < 1e-5
     assert len(chip.layers) == 2
+    assert [warning.split(":")[0] for warning in chip.warnings] == ["Layer `0`", "Layer `1`"]
+    assert all("training moves the result" in warning and "no mask of pruning is kept" in warning for warning in chip.warnings)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-15, 1e15, 1e20])
