@@ -19,12 +19,12 @@ from kernels.spikes import Comparator, Reset
 
 Pair = tuple[int, int]
 
-LINEAR_CROSSOVER: Final = {torch.float32: 0.38, torch.int8: 0.75}
-CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.21, torch.int8: 0.26}
+LINEAR_CROSSOVER: Final = {torch.float32: 0.35, torch.int8: 0.75}
+CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.15, torch.int8: 0.16}
 """Share of inputs that spike below which events take less CPU time than torch's dense product of float32, by the weights' type: the lowest
 crossing that ``inloop bench speed/spikes`` measured on one thread, with 784 inputs and 1000 outputs, and with the 3x3 kernels of ResNet-20
 (``benchmarks/results/speed_spikes_rates.json``). Of int8 weights of a matrix events stayed faster up to 0.75, the largest share measured;
-with dilation they cross at 0.02, so they are never chosen there, nor with groups."""
+with dilation they are slower at every share, so they are never chosen there, nor with groups."""
 
 
 @dataclass(frozen=True, eq=False)
