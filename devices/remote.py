@@ -26,8 +26,8 @@ class RemoteChip(Hardware):
     record
         File to which every request and answer is written.
     shared_memory
-        Whether long arrays pass through memory that both processes share, where the chip is served on this machine by the same user and
-        without keys; False sends all over the socket. The numbers are the same.
+        Whether long arrays pass through memory that both processes share, and short messages through pipes, where the chip is served on
+        this machine by the same user and without keys; False sends all over the socket. The numbers are the same.
 
     Examples
     --------

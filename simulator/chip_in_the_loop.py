@@ -13,6 +13,7 @@ from simulator._isolation import one_thread
 from simulator.batches import split
 from simulator.chip import Chip
 from simulator.hardware import HardwareLayer, Mode
+from simulator.measuring import require_chip
 from simulator.training import Loss, fit
 
 
@@ -89,8 +90,7 @@ def fine_tune_progressively(
     >>> tuning.order, len(tuning.losses)
     (('0', '2'), 1)
     """
-    if not isinstance(chip, Chip):
-        raise ValueError(f"Argument `chip` must be a compiled chip, but got {type(chip).__name__}; compile the model first")
+    require_chip(chip)
     order = _call_order(chip, loader)
     layers = chip.layers
     trained = {name: parameter.requires_grad for name, parameter in chip.named_parameters()}

@@ -17,6 +17,7 @@ from simulator.chip import Chip
 from simulator.hardware import HardwareLayer
 from simulator.lowering.crossbar import CrossbarLayer
 from simulator.lowering.remote import RemoteLayer
+from simulator.measuring import require_chip
 from simulator.progress import track
 from simulator.training import Loss
 
@@ -116,6 +117,7 @@ def train_with_pulses(
             raise ValueError(f"Argument `{name}` must be an integer from 1 to 2**53, but got {value!r}")
     if not (isinstance(learning_rate, int | float) and 0 < learning_rate < math.inf):
         raise ValueError(f"Argument `learning_rate` must be positive and finite, but got {learning_rate!r}")
+    require_chip(chip)
     layers = chip.layers
     for layer in layers.values():
         require_pulses(layer)

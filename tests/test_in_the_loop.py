@@ -1,5 +1,6 @@
 """Training with a chip in the loop: layer by layer, and by pulses, on chips in this process and elsewhere."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,9 @@ def test_hardware_that_pulses_cannot_move_is_refused() -> None:
 def test_arguments_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Argument `"):
         sim.train_with_pulses(sim.compile(single(), PULSED, example_inputs=X), [(X, Y)], **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("train", [sim.train_with_pulses, sim.fine_tune_progressively])
+def test_a_model_that_is_no_chip_is_refused(train: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match="Argument `chip` must be a compiled chip, but got Linear; call"):
+        train(single(), DATA, epochs=1)

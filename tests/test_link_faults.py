@@ -34,10 +34,10 @@ server.run()
 
 @contextmanager
 def through(tamper: Tamper = honest, **fields: float) -> Iterator[tuple[Connection, CountingCells, Proxy]]:
-    """A connection whose messages pass a proxy."""
+    """A connection whose messages pass a proxy, all of them: between two machines there is nothing else."""
     device = CountingCells()
     with Server(device, "tcp://127.0.0.1:0") as server, Proxy(server.address, tamper) as proxy:
-        connection = Connection(chip_at(proxy.address, **fields))
+        connection = Connection(chip_at(proxy.address, shared_memory=False, **fields))
         try:
             yield connection, device, proxy
         finally:
@@ -120,10 +120,11 @@ def test_a_lost_answer_does_not_have_the_chip_programmed_twice(monkeypatch: pyte
         assert device.programmed == 1
 
 
-def test_a_connection_that_is_cut_is_taken_up_again() -> None:
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_a_connection_that_is_cut_is_taken_up_again(shared_memory: bool) -> None:
     device = CountingCells()
     with Server(device, "tcp://127.0.0.1:0") as server, Cable(server.address) as cable:
-        connection = Connection(chip_at(cable.address))
+        connection = Connection(chip_at(cable.address, shared_memory=shared_memory))
         program_and_read(connection)
         cable.cut()
         found = connection.request("read_cells", {"tile": 0, "read": 2}, {"volts": VOLTS}).arrays["amperes"]
@@ -162,12 +163,14 @@ def test_an_address_where_nobody_serves_is_an_error_in_the_stated_time(clock: Ha
             connection.describe()
 
 
-def test_a_server_that_was_restarted_is_not_taken_for_the_one_that_was_programmed() -> None:
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_a_server_that_was_restarted_is_not_taken_for_the_one_that_was_programmed(shared_memory: bool) -> None:
     with Server(CountingCells(), "tcp://127.0.0.1:0") as first, Cable(first.address) as cable:
-        connection = Connection(chip_at(cable.address))
+        connection = Connection(chip_at(cable.address, shared_memory=shared_memory))
         program_and_read(connection)
         with Server(CountingCells(), "tcp://127.0.0.1:0") as second:
             cable.lead_to(second.address)
+            first.close()
             cable.cut()
             with pytest.raises(LinkError, match="restarted: what it held is gone"):
                 connection.request("read_cells", {"tile": 0, "read": 2}, {"volts": VOLTS})

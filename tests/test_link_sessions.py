@@ -192,6 +192,7 @@ def test_what_a_restarted_server_lost_is_not_programmed_behind_ones_back() -> No
         assert torch.equal(chip(X), here(X))
         with sim.serve(DESIGN, "tcp://127.0.0.1:0", block=False) as another:
             cable.lead_to(another.address)
+            server.close()
             cable.cut()
             with pytest.raises(LinkError, match="restarted: what it held is gone"):
                 chip(X)
@@ -205,7 +206,7 @@ def test_what_a_restarted_server_lost_is_not_programmed_behind_ones_back() -> No
 
 def test_a_restart_is_told_even_where_the_new_server_answered_first() -> None:
     with Server(CountingCells(), "tcp://127.0.0.1:0") as first, Cable(first.address) as cable:
-        wire = Wire(chip_at(cable.address))
+        wire = Wire(chip_at(cable.address, shared_memory=False))
         wire.exchange("ping", {}, {})
         with Server(CountingCells(), "tcp://127.0.0.1:0") as second:
             cable.lead_to(second.address)

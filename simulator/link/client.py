@@ -139,6 +139,8 @@ class Connection:
 
 
 _connections: dict[RemoteChip, Connection] = {}
+_latest: list[tuple[RemoteChip, Connection]] = []
+"""The one that was asked for last, if any was: to look a chip up takes longer than most of what a read does beside the chip."""
 _owner = os.getpid()
 
 
@@ -154,10 +156,13 @@ def connect(chip: RemoteChip) -> Connection:
     global _owner  # noqa: PLW0603  # a socket must not be used by a child that was forked
     if _owner != os.getpid():
         _connections.clear()
+        _latest.clear()
         _owner = os.getpid()
-    if chip not in _connections:
-        _connections[chip] = Connection(chip)
-    return _connections[chip]
+    if not _latest or _latest[0][0] is not chip:
+        if chip not in _connections:
+            _connections[chip] = Connection(chip)
+        _latest[:] = [(chip, _connections[chip])]
+    return _latest[0][1]
 
 
 def forget(chip: RemoteChip, opened: dict[str, bytes]) -> None:
@@ -195,6 +200,7 @@ def disconnect(chip: RemoteChip | str) -> None:
     if not isinstance(chip, RemoteChip) and not (isinstance(chip, str) and chip.startswith(("tcp://", "ipc://", SCHEME))):
         shown = repr(chip) if chip is None or isinstance(chip, str | int | float) else f"a {type(chip).__name__}"
         raise ValueError(f"Argument `chip` must be a RemoteChip, or an address as tcp://127.0.0.1:5555, but got {shown}; give one")
+    _latest.clear()
     for known in [one for one in _connections if chip in (one, one.address)]:
         _connections.pop(known).close()
 

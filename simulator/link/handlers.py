@@ -36,9 +36,10 @@ def checked(answer: object, device: str, kind: str, shape: tuple[int, ...] | Non
     if shape is not None and found.shape != shape:
         raise DeviceError(f"the device `{device}` must answer `{kind}` with shape {shape}, but did with {found.shape}")
     numbers = found.astype(np.float32, copy=False)
-    # The sum tells at a fraction of the cost; it may overflow where every number is finite.
+    # The sum of squares tells at a fraction of the cost; it may overflow where every number is finite.
+    flat = numbers.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        finite = bool(np.isfinite(numbers.sum())) or bool(np.isfinite(numbers).all())
+        finite = bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(numbers).all())
     if not finite:
         raise DeviceError(f"the device `{device}` must answer `{kind}` with finite numbers, but some are not")
     return numbers

@@ -4,8 +4,8 @@
 |---|---|---|---|---|
 | ``hello`` | client, holder, replaces | | no | instance, message_bytes |
 | ``goodbye`` | | | no | the same; the session and its layers are forgotten |
-| ``share`` | | | no | a `SharedPlace`; nothing where the server shares no memory |
-| ``shared`` | token | | no | shared: whether that is what lies in the memory, by which long arrays then pass |
+| ``share`` | | | no | a `SharedPlace`; nothing where the server shares nothing |
+| ``shared`` | token | | no | shared: whether it lies in the memory; long arrays then pass by that, short messages by pipes |
 | ``ping`` | | any | no | the same arrays |
 | ``describe`` | | | no | a `Description` |
 | ``status`` | | | no | what the device says of itself, the lease |
@@ -48,6 +48,7 @@ from simulator.link.messages import Message, MessageError, first_fault
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+Pipe = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
 class Request(BaseModel):
@@ -87,11 +88,17 @@ class Shared(Request):
 
 
 class SharedPlace(Request):
-    """Where a server's memory is found by a client on the same machine: what `simulator.link.shared_memory.SharedMemory.attach` takes."""
+    """Where a server's memory and pipes are found by a client on the same machine.
+
+    ``descriptor`` and ``name`` are of the memory (`simulator.link.shared_memory`), ``requests`` and ``answers`` the descriptor and the
+    number of each pipe (`simulator.link.pipes`); a client that uses them gives its socket its session's name as identity.
+    """
 
     process: Annotated[int, Field(ge=1, lt=1 << 31)]
     descriptor: Annotated[int, Field(ge=0, lt=1 << 31)]
     name: Name
+    requests: Pipe
+    answers: Pipe
 
 
 Counts = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=6)]

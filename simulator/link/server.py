@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from simulator.link.addresses import CLIENTS, SERVER, check_address, load_key
 from simulator.link.device import Device, DeviceError, NoRoomError, NotTakenError
 from simulator.link.handlers import Answer, Handler, handlers
 from simulator.link.messages import MESSAGE_BYTES, Frame, Message, MessageError, as_plain, decode, encode
+from simulator.link.pipes import BrokenPipeMessageError
 from simulator.link.protocol import KINDS, Hello, Request, needs_lease, read_request
 from simulator.link.sessions import Session, Sessions, logger
 from simulator.link.sockets import BUFFER_BYTES, HEARTBEAT_MS, SILENCE_MS
@@ -22,6 +24,8 @@ KEPT_ANSWERS = 64
 """Answers kept for a client that has not said that it got them; more requests than that may not be under way."""
 WITHOUT_DEVICE = frozenset({"hello", "goodbye", "share", "shared", "ping", "describe", "status", "acquire", "release"})
 """Requests that the server answers itself, between or during those that the device works on."""
+Arrived = tuple[Callable[[list[Frame]], None], list[Frame]]
+"""How an answer is sent to where some frames came from, and the frames."""
 
 
 class Server:
@@ -75,7 +79,7 @@ class Server:
         """Held by the thread that has the socket and the sessions: the serving one, but while the device works."""
         self._watch = Watch(self._look_around)
         self._busy: tuple[bytes, Message] | None = None
-        self._waiting: deque[tuple[bytes, list[Frame]]] = deque()
+        self._waiting: deque[Arrived] = deque()
         self.instance = secrets.token_hex(8)
         self.message_bytes = message_bytes
         self._sessions = Sessions(lease_seconds, clock, lambda session: device.close_client(session.hex()))
@@ -93,6 +97,10 @@ class Server:
             self._socket.setsockopt(option, value)
         self._socket.copy_threshold = BUFFER_BYTES
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | _refused_handshakes())
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._listened: set[int] = set()
         try:
             if keys is not None:
                 self._require_keys(Path(keys), ThreadAuthenticator(self._context))
@@ -117,24 +125,17 @@ class Server:
         """Serve until `stop` is called; a message that cannot be taken is answered and logged, and the next one is served."""
         import zmq
 
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
         with self._own, self._watch:
             while not self._stop.is_set():
                 if self._waiting:
                     self._reply(*self._waiting.popleft())
                     continue
                 try:
-                    ready = dict(poller.poll(100))
+                    self._waiting += self._arrived(100)
                 except zmq.ZMQError:
                     if self._stop.is_set():  # whoever stops this did not wait for it
                         return
                     raise
-                if self._monitor in ready:
-                    self._log_event()
-                if self._socket in ready:
-                    self._reply(*self._received())
 
     def _log_event(self) -> None:
         import zmq
@@ -145,14 +146,52 @@ class Server:
         else:
             logger.warning("refused a client: its keys, or what it speaks, are not those of this server")
 
-    def _received(self) -> tuple[bytes, list[Frame]]:
-        identity, *frames = self._socket.recv_multipart(copy=False)
-        return identity.bytes, [frame.buffer for frame in frames]
+    def _arrived(self, milliseconds: int) -> list[Arrived]:
+        """Wait so long for messages; returns one from each place where some have come."""
+        import zmq
 
-    def _reply(self, identity: bytes, frames: list[Frame]) -> None:
+        sessions = self._sessions.by_pipe()
+        for gone in self._listened - sessions.keys():
+            self._poller.unregister(gone)
+        for new in sessions.keys() - self._listened:
+            self._poller.register(new, zmq.POLLIN)
+        self._listened = set(sessions)
+        found: list[Arrived] = []
+        for place, _ in self._poller.poll(milliseconds):
+            if place is self._monitor:
+                self._log_event()
+            elif place is self._socket:
+                identity, *frames = self._socket.recv_multipart(copy=False)
+                found.append((partial(self._send, identity.bytes), [frame.buffer for frame in frames]))
+            else:
+                found += self._piped(sessions[place])
+        return found
+
+    def _piped(self, session: bytes) -> list[Arrived]:
+        pipes = self._sessions.pipes_of(session)
+        try:
+            frames = None if pipes is None else pipes.receive()
+        except BrokenPipeMessageError as error:
+            logger.warning("ended the session of %s: %s", self._sessions[session].client, error)
+            self._sessions.end(session)
+            if self._busy is None:
+                self._sessions.forget_ended()
+            frames = None
+        return [] if frames is None else [(partial(self._send_by_pipe, session), frames)]
+
+    def _send(self, identity: bytes, answer: list[Frame]) -> None:
+        self._socket.send_multipart([identity, *answer], copy=False)
+
+    def _send_by_pipe(self, session: bytes, answer: list[Frame]) -> None:
+        """Send an answer through the pipe that its request came by; over the socket where it is long, or the pipe gone or full."""
+        pipes = self._sessions.pipes_of(session)
+        if pipes is None or not pipes.send(answer):
+            self._send(session, answer)
+
+    def _reply(self, send: Callable[[list[Frame]], None], frames: list[Frame]) -> None:
         answer = self._answer(frames)
         if answer is not None:
-            self._socket.send_multipart([identity, *answer], copy=False)
+            send(answer)
 
     def start(self) -> Self:
         """Serve in a thread of this process; one that serves already goes on."""
@@ -292,27 +331,28 @@ class Server:
         """Answer others while the device is at work; from the thread that watches."""
         if self._busy is not None and self._own.acquire(blocking=False):
             try:
-                while self._busy is not None and len(self._waiting) < KEPT_ANSWERS and self._socket.poll(0):
-                    self._meanwhile(*self._received())
+                while self._busy is not None and len(self._waiting) < KEPT_ANSWERS and (arrived := self._arrived(0)):
+                    for send, frames in arrived:
+                        self._meanwhile(send, frames)
             finally:
                 self._own.release()
 
-    def _meanwhile(self, identity: bytes, frames: list[Frame]) -> None:
+    def _meanwhile(self, send: Callable[[list[Frame]], None], frames: list[Frame]) -> None:
         """Answer others than the client that the device works for, unless they need it too; put off the rest."""
         assert self._busy is not None
         session, busy = self._busy
         try:
             message = decode(frames, self.message_bytes, self._sessions.memory_of)
         except MessageError:
-            self._reply(identity, frames)
+            self._reply(send, frames)
             return
         if message.session == session:
             if message.number != busy.number:  # else it is a copy of what is under way
-                self._waiting.append((identity, frames))
+                self._waiting.append((send, frames))
         elif message.kind in WITHOUT_DEVICE or message.kind not in KINDS or not self._sessions.may_have_lease(message.session):
-            self._reply(identity, frames)
+            self._reply(send, frames)
         else:
-            self._waiting.append((identity, frames))
+            self._waiting.append((send, frames))
 
     @property
     def _at_work_on(self) -> str | None:

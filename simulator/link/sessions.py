@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.link.messages import Frame, MessageError
+from simulator.link.pipes import MessagePipes
 from simulator.link.protocol import Hello
 from simulator.link.shared_memory import SharedMemory
 
@@ -15,7 +16,7 @@ logger = logging.getLogger("inloop.link")
 SESSIONS = 256
 """Clients that are remembered; the one that was silent longest is forgotten first."""
 SHARING = 16
-"""Clients that memory is shared with at a time; others send their arrays."""
+"""Clients that memory and pipes are shared with at a time; others send everything over the socket."""
 
 
 @dataclass
@@ -34,10 +35,10 @@ class Session:
         Up to which number it has got its answers.
     answers
         Those that it may still ask for, by number, each with the kind of its request.
-    memory
+    memory, pipes
         What is shared with it, or offered.
     found
-        Whether it has shown that it found the memory.
+        Whether it has shown that it found them.
     """
 
     client: str
@@ -46,6 +47,7 @@ class Session:
     done: int = -1
     answers: OrderedDict[int, tuple[str, list[Frame]]] = field(default_factory=OrderedDict)
     memory: SharedMemory | None = None
+    pipes: MessagePipes | None = None
     found: bool = False
 
     @property
@@ -62,16 +64,18 @@ class Session:
                 self.memory.free(number)
 
     def share(self) -> dict[str, Any]:
-        """Offer memory; returns where it is, or nothing where the system gives none."""
-        if self.memory is None and SharedMemory.is_supported():
+        """Offer memory and pipes; returns where they are, or nothing where the system gives none."""
+        if self.pipes is None and SharedMemory.is_supported():
             try:
                 self.memory = SharedMemory.make()
+                self.pipes = MessagePipes.make()
             except OSError as error:
-                logger.info("shares no memory with %s: %s", self.client, error.strerror)
-        return {} if self.memory is None else self.memory.place
+                logger.info("shares nothing with %s: %s", self.client, error.strerror)
+                self.close()
+        return {} if self.memory is None or self.pipes is None else {**self.memory.place, **self.pipes.place}
 
     def prove(self, token: bytes) -> bool:
-        """Return whether the client found the memory; what it did not find is let go of."""
+        """Return whether the client found what was offered; what it did not find is let go of."""
         if not self.found:
             self.found = self.memory is not None and self.memory.holds(token)
             if not self.found:
@@ -79,10 +83,11 @@ class Session:
         return self.found
 
     def close(self) -> None:
-        """Let go of the memory."""
-        if self.memory is not None:
-            self.memory.close()
-        self.memory, self.found = None, False
+        """Let go of what is shared."""
+        for one in (self.memory, self.pipes):
+            if one is not None:
+                one.close()
+        self.memory, self.pipes, self.found = None, None, False
 
 
 class Sessions:
@@ -111,6 +116,18 @@ class Sessions:
     def memory_of(self, session: bytes) -> SharedMemory | None:
         """Return the memory that is shared with a session, if any is."""
         return self._known[session].shared if session in self._known else None
+
+    def pipes_of(self, session: bytes) -> MessagePipes | None:
+        """Return the pipes that are shared with a session, if any are."""
+        return self._known[session].pipes if session in self._known and self._known[session].found else None
+
+    def by_pipe(self) -> dict[int, bytes]:
+        """Return the sessions that may ask through a pipe, by the descriptor to wait for."""
+        return {
+            one.pipes.reads: session
+            for session, one in self._known.items()
+            if one.found and one.pipes is not None and session not in self._ended
+        }
 
     def seen(self, session: bytes) -> Session:
         """Return a session that asks for something.
@@ -207,11 +224,11 @@ class Sessions:
         return {"holder": names[-1], "seconds": left}
 
     def share(self, session: Session) -> dict[str, Any]:
-        """Offer memory to a session; returns where it is, or nothing where enough is shared already."""
+        """Offer memory and pipes to a session; returns where they are, or nothing where enough is shared already."""
         others = sum(one.memory is not None for one in self._known.values() if one is not session)
         return session.share() if others < SHARING else {}
 
     def close(self) -> None:
-        """Let go of all memory."""
+        """Let go of all that is shared."""
         for session in self._known.values():
             session.close()

@@ -21,8 +21,8 @@ Array = npt.NDArray[Any]
 
 HALF_BYTES = 32 << 20
 """Bytes for the arrays of one direction that are under way; none is taken from the machine before it is written to."""
-SMALLEST_BYTES = 32 << 10
-"""Shorter arrays are as fast through the socket."""
+SMALLEST_BYTES = 1 << 10
+"""Shorter arrays go with their message through a pipe (`simulator.link.pipes`)."""
 ALIGNMENT = 64
 """Arrays begin at multiples of so many bytes, there and where they are copied to, as those of torch do."""
 _HEAD_BYTES, _TOKEN_BYTES = 4096, 32

@@ -6,6 +6,7 @@ import os
 import secrets
 import socket as sockets
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from pydantic import ValidationError
 from devices.remote import RemoteChip
 from simulator.link.addresses import CLIENTS, SERVER, LinkError, check_address, load_key, process_holder
 from simulator.link.messages import MESSAGE_BYTES, Array, Frame, Message, MessageError, decode, encode
+from simulator.link.pipes import BrokenPipeMessageError, MessagePipes
 from simulator.link.protocol import SharedPlace
-from simulator.link.shared_memory import SMALLEST_BYTES, SharedMemory
+from simulator.link.shared_memory import SharedMemory
 from simulator.link.sockets import BUFFER_BYTES, HEARTBEAT_MS, SILENCE_MS
 
 RESEND_SECONDS = 5.0
@@ -59,6 +61,7 @@ class Wire:
         self._answers: dict[int, Message] = {}
         self._damaged = 0
         self._memory: SharedMemory | None = None
+        self._pipes: MessagePipes | None = None
         self._may_share = chip.shared_memory and keys is None and SharedMemory.is_supported()
         self._lost_at: float | None = time.monotonic()
         self._context = zmq.Context()
@@ -75,6 +78,9 @@ class Wire:
             self._socket.curve_secretkey, self._socket.curve_publickey = own.secret, own.public
             self._socket.curve_serverkey = server.public
         self._monitor = self._socket.get_monitor_socket()
+        # Of a wire that became garbage the context would wait for the sockets for ever.
+        self._shared: list[SharedMemory | MessagePipes] = []
+        self._let_go = weakref.finalize(self, _let_go, self._context, self._socket, self._monitor, self._shared)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
@@ -88,7 +94,7 @@ class Wire:
         """Send a request and return its answer."""
         if self.instance is None:
             self._meet()
-        if self._may_share and any(array.nbytes >= SMALLEST_BYTES for array in arrays.values()):
+        if self._may_share:
             self._may_share = False
             self._share()
         return self.result(self.submit(kind, body, arrays))
@@ -102,8 +108,12 @@ class Wire:
         except BaseException:
             self._free(self._number)
             raise
+        alone = not self._under_way
         self._under_way[self._number] = frames
-        self._send(frames)
+        # Behind others it could overtake one that goes over the socket; and what begins or ends a session is for whoever serves now.
+        by_pipe = alone and self._pipes is not None and self._lost_at is None and kind not in ("hello", "goodbye")
+        if not by_pipe or self._pipes is None or not self._pipes.send(frames):
+            self._send(frames)
         return self._number
 
     def _encoded(self, message: Message) -> list[Frame]:
@@ -183,19 +193,30 @@ class Wire:
         self._message_bytes = given if isinstance(given, int) else MESSAGE_BYTES
 
     def _share(self) -> None:
-        """Have long arrays pass through memory that both processes share, where both are on this machine."""
+        """Have long arrays pass through shared memory and short messages through pipes, where both processes are on this machine."""
+        import zmq
+
         offer = self.result(self.submit("share", {}, {}))
         if offer.kind == "error" or not offer.body:
             return
+        memory: SharedMemory | None = None
+        pipes: MessagePipes | None = None
         try:
-            memory = SharedMemory.attach(**SharedPlace.model_validate(offer.body).model_dump())
+            place = SharedPlace.model_validate(offer.body)
+            memory = SharedMemory.attach(place.process, place.descriptor, place.name)
+            pipes = MessagePipes.attach(place.process, place.requests, place.answers)
         except (OSError, ValidationError):  # another machine, or another user's process
-            memory = None
-        told = self.result(self.submit("shared", {"token": b"" if memory is None else memory.token}, {}))
-        if told.kind == "answer" and told.body.get("shared") is True:
-            self._memory = memory
-        elif memory is not None:
-            memory.close()
+            pass
+        token = b"" if memory is None or pipes is None else memory.token
+        told = self.result(self.submit("shared", {"token": token}, {}))
+        if told.kind == "answer" and told.body.get("shared") is True and pipes is not None:
+            self._memory, self._pipes = memory, pipes
+            self._shared += [one for one in (memory, pipes) if one is not None]
+            self._poller.register(pipes.reads, zmq.POLLIN)
+        else:
+            for one in (memory, pipes):
+                if one is not None:
+                    one.close()
 
     def _wait(self, seconds: float) -> bool:
         """Take what arrives, events of the connection and answers; returns whether anything did."""
@@ -211,7 +232,17 @@ class Wire:
             except zmq.Again:  # taken while an event was answered
                 return True
             self._take([frame.buffer for frame in frames])
+        if self._pipes is not None and self._pipes.reads in ready:
+            self._take_from(self._pipes)
         return bool(ready)
+
+    def _take_from(self, pipes: MessagePipes) -> None:
+        try:
+            frames = pipes.receive()
+        except BrokenPipeMessageError as error:
+            raise LinkError(f"the chip at {self.chip.address} must send messages whole, but {error}", "corrupt") from None
+        if frames is not None:
+            self._take(frames)
 
     def _see_event(self) -> None:
         import zmq
@@ -275,13 +306,17 @@ class Wire:
                 number, deadline = self.submit("goodbye", {}, {}), time.monotonic() + self.chip.reconnect_seconds
                 while number in self._under_way and self._lost_at is None and time.monotonic() < deadline:
                     self._wait(deadline - time.monotonic())
-        self._socket.disable_monitor()
-        self._monitor.close()
-        self._socket.close()
-        self._context.term()
-        if self._memory is not None:
-            self._memory.close()
-            self._memory = None
+        self._let_go()
+        self._memory = self._pipes = None
+
+
+def _let_go(context: Any, socket: Any, monitor: Any, shared: list[SharedMemory | MessagePipes]) -> None:
+    socket.disable_monitor()
+    monitor.close()
+    socket.close()
+    context.term()
+    for one in shared:
+        one.close()
 
 
 def _own_key(folder: Path) -> Path:
