@@ -12,6 +12,8 @@ BIN := .venv/bin
 export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba/$(shell cat kernels/*.py 2>/dev/null | cksum | tr ' ' '-')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
+# Nothing was compiled at installation: where Python may not keep what it compiles, every process compiles all of it again (10 s).
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: .venv/.installed
 	@$(BIN)/inloop run quickstart

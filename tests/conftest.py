@@ -15,9 +15,7 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 # The hook replaces functions by checked ones, which Numba cannot compile: kernels are checked when they run as plain Python.
-jaxtyping.install_import_hook(
-    ["simulator", "devices", *(["kernels"] if numba.config.DISABLE_JIT else [])], f"{shapes.__name__}.check_shapes"
-)
+shapes.install(["simulator", "devices", *(["kernels"] if numba.config.DISABLE_JIT else [])])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
