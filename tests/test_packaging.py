@@ -114,26 +114,42 @@ def test_license_is_the_unmodified_text() -> None:
     assert digest == "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"  # www.apache.org/licenses/LICENSE-2.0.txt
 
 
-def test_another_owner_of_an_import_name_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    owners = {"simulator": [DISTRIBUTION], "kernels": ["zeta", DISTRIBUTION, "alpha", "alpha"], "numpy": ["numpy"]}
-    monkeypatch.setattr(metadata, "packages_distributions", lambda: owners)
+def install(folder: Path, name: str, files: dict[str, str]) -> None:
+    """Put a distribution into a folder: its metadata, and what tells its modules."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    for file, content in files.items():
+        (info / file).write_text(content)
+
+
+def test_another_owner_of_an_import_name_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "zeta", {"RECORD": "zeta/__init__.py,,\nkernels/__init__.py,sha256=a,1\nkernels/more.py,,\n"})
+    install(tmp_path, "alpha", {"top_level.txt": "alpha\nkernels\n", "RECORD": "devices/in_no_top_level.py,,\n"})
+    install(tmp_path, "other", {"RECORD": "other/kernels/__init__.py,,\nkernels_of_others.py,,\nsimulators/__init__.py,,\n"})
+    install(tmp_path, DISTRIBUTION, {"top_level.txt": "kernels\n"})
+    monkeypatch.syspath_prepend(tmp_path)
     assert other_owners() == {"kernels": ["alpha", "zeta"]}
     with pytest.warns(UserWarning, match="import name `kernels` must be inloop's alone, but alpha, zeta has it too") as caught:
         warn_of_other_owners()
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
 
 
-def test_a_real_distribution_that_owns_a_name_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = tmp_path / "rival-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n")
-    (info / "top_level.txt").write_text("devices\n")
+@pytest.mark.parametrize("file", ["devices.py", "devices.cpython-311-x86_64-linux-gnu.so", "devices/__init__.py"])
+def test_a_module_of_that_name_is_an_owner_too(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "rival", {"RECORD": f"{file},sha256=a,1\n"})
     monkeypatch.syspath_prepend(tmp_path)
-    assert other_owners()["devices"] == ["rival"]
+    assert other_owners() == {"devices": ["rival"]}
+
+
+def test_the_names_are_those_that_python_finds() -> None:
+    owners = metadata.packages_distributions()
+    expected = {name: sorted(set(owners.get(name, ())) - {DISTRIBUTION}) for name in IMPORT_NAMES}
+    assert other_owners() == {name: found for name, found in expected.items() if found}
 
 
 def test_no_warning_where_the_names_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "packages_distributions", lambda: {name: [DISTRIBUTION] for name in IMPORT_NAMES})
+    monkeypatch.setattr(metadata, "distributions", lambda: [metadata.distribution(DISTRIBUTION)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_other_owners()
