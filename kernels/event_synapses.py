@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernels.event_loops import WIDEST, add_counts, add_spiking_rows, gather, gather_and_fire, scatter
-from kernels.lanes import LANES
+from kernels.lanes import LANES, WORD
 from kernels.spikes import Comparator, Reset
 
 Pair = tuple[int, int]
@@ -27,6 +27,10 @@ crossing that ``inloop bench speed/spikes`` measured on one thread, with 784 inp
 with dilation they are slower at every share, so they are never chosen there, nor with groups."""
 
 
+SUMS: Final = 8192
+"""Sums that stay in the first cache between the synapses and the neurons, beside the weights."""
+
+
 @dataclass(frozen=True, eq=False)
 class EventKernel:
     """The weights of a two-dimensional convolution, laid out for `event_convolution`.
@@ -35,8 +39,9 @@ class EventKernel:
     ----------
     rows
         Contiguous. Where `plain`, flat: for each place of an input column within a stride a table (kernel height, inputs, outputs of a row
-        that the column reaches, from left to right, outputs filled up to a multiple of `LANES`), and then `WIDEST` vectors of negative
-        zeros; else (kernel height, kernel width, inputs, outputs of a group).
+        that the column reaches, from left to right, outputs filled up to a multiple of `LANES`); else (kernel height, kernel width, inputs,
+        outputs of a group). Two rows `together` lie side by side, as twice the outputs of a kernel that is taller by a row of negative
+        zeros.
     size
         Height and width of the kernel.
     inputs, outputs
@@ -47,6 +52,8 @@ class EventKernel:
         Groups of channels.
     plain
         Whether there is one group and no dilation.
+    together
+        Rows of outputs that are computed together, 1 or 2.
     """
 
     rows: Tensor
@@ -58,11 +65,12 @@ class EventKernel:
     dilation: Pair
     groups: int
     plain: bool
+    together: int
 
     @property
     def window(self) -> tuple[Pair, Pair, Pair]:
-        """Size, stride and padding, as the loops take them."""
-        return self.size, self.stride, self.padding
+        """Size, stride and padding, as the loops take them: of the rows that are computed together."""
+        return (self.size[0] + self.together - 1, self.size[1]), (self.stride[0] * self.together, self.stride[1]), self.padding
 
     def started(self, bias: Tensor, width: int, columns: int) -> Tensor:
         """Return what the sums of a row of `columns` outputs begin with, for inputs of that width: the bias of each output.
@@ -71,7 +79,7 @@ class EventKernel:
         """
         before = -(-self.size[1] // self.stride[1]) - 1
         seen = (width - 1 + self.padding[1]) // self.stride[1] + 1
-        return functional.pad(bias, (0, -self.outputs % LANES)).repeat(before + max(columns, seen))
+        return functional.pad(bias, (0, -self.outputs % LANES)).repeat(self.together * (before + max(columns, seen)))
 
     @classmethod
     def of(cls, weight: Tensor, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1), groups: int = 1) -> "EventKernel":
@@ -79,8 +87,8 @@ class EventKernel:
 
         Examples
         --------
-        >>> EventKernel.of(torch.ones(4, 2, 3, 3), padding=(1, 1)).rows.shape
-        torch.Size([480])
+        >>> EventKernel.of(torch.ones(4, 2, 3, 3), padding=(1, 1)).together
+        2
         """
         if weight.dim() != 4 or groups < 1 or weight.shape[0] % groups:
             raise ValueError(
@@ -91,15 +99,24 @@ class EventKernel:
         plain = groups == 1 and dilation == (1, 1)
         held = weight.detach()
         share = weight.shape[0] // groups
+        inputs = weight.shape[1] * groups
         # (groups, outputs of a group, inputs of a group, ...) -> inputs in torch's order, each with the outputs of its group
         rows = held.reshape(groups, share, *weight.shape[1:]).permute(0, 2, 3, 4, 1).reshape(-1, tall, wide, share)
         laid = rows.permute(1, 2, 0, 3)
+        together = 1
         if plain:
-            filled = functional.pad(laid.transpose(1, 2), (0, -share % LANES))
-            tables = [filled[:, :, place :: stride[1]].flip(2).flatten() for place in range(stride[1])]
             # A number to which a negative zero is added stays what it is, a negative zero too; there are no integers like it, nor needed.
-            laid = torch.cat([*tables, torch.full((WIDEST * LANES,), -0.0).to(laid.dtype)])
-        return cls(laid.contiguous(), (tall, wide), weight.shape[1] * groups, weight.shape[0], stride, padding, dilation, groups, plain)
+            nothing = torch.tensor(-0.0).to(laid.dtype)
+            filled = functional.pad(laid.transpose(1, 2), (0, -share % LANES))
+            reached = -(-wide // stride[1]) * filled.shape[-1] // LANES
+            if 1 < tall and stride[0] == 1 and inputs * (tall + 1) <= 2 * WORD and 2 * reached <= WIDEST:
+                # Two rows of outputs see one more row of inputs, in a word or two: they are looked at once for both.
+                together = 2
+                none = nothing.expand(1, *filled.shape[1:])
+                filled = torch.cat([torch.cat([filled, none]), torch.cat([none, filled])], -1)
+            tables = [filled[:, :, place :: stride[1]].flip(2).flatten() for place in range(stride[1])]
+            laid = torch.cat(tables)
+        return cls(laid.contiguous(), (tall, wide), inputs, weight.shape[0], stride, padding, dilation, groups, plain, together)
 
 
 def event_linear(spikes: Tensor, rows: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -183,7 +200,8 @@ def event_convolution(spikes: Tensor, kernel: EventKernel, bias: Tensor | None =
     start = _bias(bias, kernel.outputs, kind).contiguous()
     if kernel.plain:
         begun = kernel.started(start, last.shape[2], size[1])
-        gather(last.numpy(), kernel.rows.numpy(), begun.numpy(), torch.empty_like(begun).numpy(), result.numpy(), kernel.window)
+        memory = torch.empty(_rows(begun, size[0]) * len(begun), dtype=kind).numpy()
+        gather(last.numpy(), kernel.rows.numpy(), begun.numpy(), memory, result.numpy(), kernel.window, kernel.together)
     else:
         stride, padding, dilation = (np.array(pair, np.int64) for pair in (kernel.stride, kernel.padding, kernel.dilation))
         scatter(last.numpy(), kernel.rows.numpy(), start.numpy(), result.numpy(), stride, padding, dilation, kernel.groups)
@@ -205,6 +223,11 @@ def _positions(spikes: Tensor, kernel: EventKernel) -> tuple[Tensor, Pair]:
     if min(height, width) < 1:
         raise ValueError(f"Argument `spikes` must be as large as the kernel, but {tuple(spikes.shape)} leaves no output; do pad it.")
     return last, (height, width)
+
+
+def _rows(begun: Tensor, rows: int) -> int:
+    """Return for how many rows of sums there is room in the first cache, beside weights."""
+    return max(1, min(rows, SUMS // len(begun)))
 
 
 def convolve_and_fire(
@@ -282,12 +305,12 @@ def convolve_and_fire(
     keep, taken = (np.float32(1), level) if reset == "soft" else (np.float32(0), torch.zeros_like(level))
     initial = v0.detach().float().expand(kernel.outputs, *size).movedim(0, -1).reshape(size[0], -1).contiguous()
     begun = kernel.started(_bias(bias, kernel.outputs, torch.float32), last.shape[2], size[1])
-    memory = torch.empty_like(begun).numpy(), torch.empty_like(initial).numpy()
+    memory = torch.empty(_rows(begun, size[0]) * len(begun) + len(initial[0])).numpy(), torch.empty_like(initial).numpy()
     out = torch.empty(shape, dtype=torch.uint8)
     neurons = (mark.numpy(), taken.numpy(), initial.numpy(), np.float32(decay), keep)
     gather_and_fire(
         last.reshape(*spikes.shape[:2], *last.shape[1:]).numpy(), kernel.rows.numpy(), begun.numpy(), memory, more.numpy(), other.numpy(),
-        np.full(1, worth, np.float32), neurons, out.numpy(), kernel.window,
+        np.full(1, worth, np.float32), neurons, out.numpy(), kernel.window, kernel.together,
     )  # fmt: skip
     return out.movedim(-1, 2)
 

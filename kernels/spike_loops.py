@@ -58,13 +58,13 @@ def _block(
         for i in range(0, whole, LANES):
             begin, at = t * further + start + i, t * neurons + start + i
             if past:
-                fire(flat, begin, further, spikes, at, neurons, membrane, mark, taken, i, factor, kept, STEPS, 1)
+                fire(flat, begin, further, spikes, at, neurons, membrane, i, mark, taken, i, factor, kept, STEPS, 1)
             else:
-                fire(flat, begin, further, spikes, at, neurons, membrane, mark, taken, i, factor, kept, STEPS, 0)
+                fire(flat, begin, further, spikes, at, neurons, membrane, i, mark, taken, i, factor, kept, STEPS, 0)
     for t in range(last, steps):
         for i in range(0, whole, LANES):
             begin, at = t * further + start + i, t * neurons + start + i
-            fire(flat, begin, further, spikes, at, neurons, membrane, mark, taken, i, factor, kept, 1, 0)
+            fire(flat, begin, further, spikes, at, neurons, membrane, i, mark, taken, i, factor, kept, 1, 0)
     for i in range(whole, count):
         v = membrane[i]
         for t in range(steps):

@@ -226,6 +226,11 @@ def integrate_and_fire_fixed(
 
 
 def _flow(current: Tensor) -> Tensor:
+    if not isinstance(current, Tensor):
+        raise ValueError(
+            f"Argument `current` must be a tensor of shape (timesteps, ...), but got {type(current).__name__}; do make it one with "
+            "torch.as_tensor."
+        )
     if current.dtype not in _STATES + _NARROW:
         raise ValueError(
             f"Argument `current` must be float32, float64 or integers, but got {str(current.dtype).removeprefix('torch.')}; do convert it."

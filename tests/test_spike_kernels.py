@@ -212,6 +212,28 @@ def test_convolution_by_events_equals_the_dense_one(size, kernel, stride, paddin
     assert torch.equal(event_convolution(spikes, laid, bias), expected)
 
 
+@pytest.mark.parametrize(
+    ("weight", "padding", "together"),
+    [
+        ((64, 2, 3, 3), (1, 1), 1),  # three outputs of four vectors slide
+        ((20, 5, 1, 3), (0, 2), 1),
+        ((9, 70, 2, 3), (1, 1), 1),  # two words for each pixel
+        ((20, 30, 3, 3), (1, 1), 2),  # two words for four pixels one above the other
+        ((9, 17, 3, 3), (2, 3), 2),  # an output is left out on both sides
+        ((3, 2, 3, 5), (1, 1), 2),
+        ((100, 1, 2, 3), (1, 0), 1),  # more than stays in registers
+    ],
+)
+@pytest.mark.parametrize("kind", [torch.float32, torch.int8])
+def test_every_way_to_add_rows_is_the_dense_sum(weight, padding, together, kind) -> None:
+    spikes = (uniform(KEY.fold("s5"), (2, weight[1], 3, 5)) < 0.3).to(torch.uint8)
+    weights, bias = (normal(KEY.fold(name), shape) * 30 for name, shape in (("w5", weight), ("b5", weight[:1])))
+    laid = EventKernel.of(weights.to(kind), padding=padding)
+    bias = bias.to(kind if kind == torch.float32 else torch.int32)
+    expected = naive_spikes.dense_convolution(spikes, weights.to(kind), bias, (1, 1), padding, (1, 1), 1)
+    assert laid.together == together and torch.equal(event_convolution(spikes, laid, bias), expected)
+
+
 @settings(max_examples=25 if COMPILED else 5, deadline=None)
 @given(
     channels=st.sampled_from([(1, 1), (3, 20), (16, 16), (17, 70), (70, 3)]),
@@ -271,6 +293,7 @@ GOOD = torch.ones(2, 3)
     [
         ({"current": torch.ones(0, 3)}, "`current` must have shape (timesteps, ...) with at least one step"),
         ({"current": torch.ones(2, 3, dtype=torch.float16)}, "`current` must be float32"),
+        ({"current": [1.0, 2.0]}, "`current` must be a tensor of shape (timesteps, ...), but got list"),
         ({"threshold": -1.0}, "`threshold` must be above 0, but got -1.0"),
         ({"threshold": torch.zeros(3)}, "`threshold` must be above 0"),
         ({"threshold": torch.ones(4)}, "`threshold` must fit one step of shape (3,)"),

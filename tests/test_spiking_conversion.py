@@ -409,6 +409,8 @@ def test_other_arguments_are_refused() -> None:
     chip = sim.compile(trained(), IDEAL, example_inputs=x, timesteps=4)
     with pytest.raises(ValueError, match="input must have shape"):
         chip(torch.rand(2, 64))
+    with pytest.raises(ValueError, match=r"^Layer `.*`: the input must be a tensor of shape \(batch, 1, 8, 8\), but got list; make it"):
+        chip([1, 2])
     chip.train()
     with pytest.raises(RuntimeError, match="cannot be trained there"):
         chip(x)

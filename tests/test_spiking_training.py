@@ -287,6 +287,8 @@ def test_a_membrane_starts_where_it_is_told(reset: str) -> None:
         (lambda: LIF(threshold="a"), "`threshold` must be a finite number above 0, but got 'a'"),
         (lambda: LIF(torch.ones(3)), "but got a tensor of shape (3,)"),
         (lambda: LIF(initial=math.nan), "`initial` must be finite"),
+        (lambda: LIF(initial="a"), "`initial` must be a number, or a tensor with one for each neuron of a sample, but got 'a'"),
+        (lambda: LIF(initial=None), "`initial` must be a number, or a tensor"),
         (lambda: unroll(nn.Linear(6, 8), torch.ones(16, 6)), "pass `timesteps` for a constant input"),
         (lambda: unroll(nn.Identity(), torch.ones(6)), "`timesteps` must be at least 1"),
         (lambda: tet_loss(torch.ones(2, 3, 3), torch.tensor([0, 1, 9])), "`targets` must be whole classes from 0 to 2, but got 0..9"),

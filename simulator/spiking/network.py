@@ -212,6 +212,9 @@ class SpikingNetwork(HardwareLayer):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the output averaged over the time steps, in units of the float network."""
+        if not isinstance(inputs, Tensor):
+            raise ValueError(f"Layer `{self.name}`: the input must be a tensor of shape (batch, {', '.join(map(str, self.shape))}), "
+                             f"but got {type(inputs).__name__}; make it one with torch.as_tensor")  # fmt: skip
         if inputs.dim() != len(self.shape) + 1 or tuple(inputs.shape[1:]) != self.shape:
             raise ValueError(f"Layer `{self.name}`: the input must have shape (batch, {', '.join(map(str, self.shape))}), "
                              f"but got {tuple(inputs.shape)}")  # fmt: skip

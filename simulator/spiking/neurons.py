@@ -62,7 +62,12 @@ class LIF(nn.Module):
             if not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
                 shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
                 raise ValueError(f"Argument `{name}` must be a finite number above 0, but got {shown}; use 1.0 or so")
-        start = torch.as_tensor(initial, dtype=torch.float32)
+        try:
+            start = torch.as_tensor(initial, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"Argument `initial` must be a number, or a tensor with one for each neuron of a sample, but got {initial!r}; use 0.0"
+            ) from None
         if not bool(start.isfinite().all()):
             raise ValueError(f"Argument `initial` must be finite, but got {initial!r}; use 0.0 for neurons that start at their reset")
         self.threshold, self.width = float(threshold), float(width)
