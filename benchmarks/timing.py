@@ -15,6 +15,10 @@ import torch
 from kernels.threads import get_threads, set_threads
 
 RESULTS = Path(__file__).parent / "results"
+WARMED_SECONDS = 1.0
+"""CPU time of a call from which on what the caches hold before it makes no difference."""
+REST_SECONDS = 0.01
+"""For how long all threads must be at rest."""
 
 
 def cpu_times(
@@ -34,8 +38,10 @@ def cpu_times(
     seconds
         CPU time of one candidate in one round.
     warm
-        Whether a call that is not counted precedes those of each round, where one takes less than `seconds`: what ran before it, slow peers
-        above all, has emptied the caches.
+        Whether each candidate finds the machine as if it were alone. What ran before it, slow peers above all, has emptied the caches:
+        a call that is not counted precedes those of each round, where one takes less than `WARMED_SECONDS`; longer ones fill them by
+        themselves. And threads that it left at work (XLA's free memory for 0.1 s after a gradient) are waited for, because the time of
+        a process is that of all its threads.
 
     Returns
     -------
@@ -46,17 +52,21 @@ def cpu_times(
     torch.set_num_threads(1)
     set_threads(1)
     try:
-        calls, warmed = {}, {}
+        calls, warmed = {}, set()
         for name, call in candidates.items():
             call()
             start = time.process_time()
             call()
-            calls[name] = max(1, int(seconds / max(time.process_time() - start, 1e-6)))
-            warmed[name] = warm and calls[name] > 1
+            taken = max(time.process_time() - start, 1e-6)
+            calls[name] = max(1, int(seconds / taken))
+            if warm and taken < WARMED_SECONDS:
+                warmed.add(name)
         rounds: dict[str, list[float]] = {name: [] for name in candidates}
         for _ in range(repetitions):
             for name, call in candidates.items():
-                if warmed[name]:
+                if warm:
+                    wait_for_rest()
+                if name in warmed:
                     call()
                 start = time.process_time()
                 for _ in range(calls[name]):
@@ -72,6 +82,16 @@ def cpu_times(
         low, middle, high = np.percentile(ratios, [25, 50, 75])
         rows.append({"name": name, "seconds": min(found), "ratio": middle, "ratio_low": low, "ratio_high": high})
     return pd.DataFrame(rows)
+
+
+def wait_for_rest(longest: float = 2.0) -> None:
+    """Return when no thread of this process computes, or after so many seconds."""
+    end = time.monotonic() + longest
+    while time.monotonic() < end:
+        start = time.process_time()
+        time.sleep(REST_SECONDS)
+        if time.process_time() - start < 0.1 * REST_SECONDS:
+            return
 
 
 def environment() -> dict[str, Any]:

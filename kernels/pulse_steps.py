@@ -15,9 +15,12 @@ from kernels.pulse_plans import Plan
 ORDER: Final = 7
 """Degree of the series of an exponential."""
 
-_jit = numba.njit(cache=True, fastmath={"contract"}, error_model="numpy", nogil=True)
+_njit: Any = numba.njit
+_jit = _njit(cache=True, fastmath={"contract"}, error_model="numpy", nogil=True)
+# Nothing is allocated there: without counts of references it compiles in less time.
+_lean = _njit(cache=True, fastmath={"contract"}, error_model="numpy", nogil=True, _nrt=False)
 # A call would copy the descriptors of all arrays, which takes longer than what some of these functions do.
-_inlined = numba.njit(cache=True, fastmath={"contract"}, error_model="numpy", nogil=True, inline="always")
+_inlined = _njit(cache=True, fastmath={"contract"}, error_model="numpy", nogil=True, inline="always")
 
 
 @_jit
@@ -28,7 +31,7 @@ def zeros(numbers: int) -> Any:
     return memory[first : first + numbers]
 
 
-@_jit
+@_lean
 def exponent_bound(norms: Any, mixing: Any, samples: Any) -> float:
     """Return a bound on the norm of the Hamiltonian times half a sample's time; it is finite only if all samples are."""
     largest, unfit = 0.0, 0.0
@@ -46,9 +49,9 @@ def exponent_bound(norms: Any, mixing: Any, samples: Any) -> float:
 
 
 @_inlined
-def fill_entries(plan: Plan, drives: Any, scale: float, entries: Any) -> None:
-    """Write what drives change of the Hamiltonian times `scale`; drives are eights, real and imaginary parts of each operator's."""
-    apart, further, other = entries.shape[0] // 3, plan.weights.shape[0] // 2, drives.shape[0] // 2
+def fill_entries(plan: Plan, drives: Any, scale: float, entries: Any, at: int) -> None:
+    """Write what drives change of the Hamiltonian times `scale`, from `at` on; drives are eights, real and imaginary parts of each."""
+    apart, further, other = plan.static.shape[0] // 3, plan.weights.shape[0] // 2, drives.shape[0] // 2
     none, factor = spread(0.0), spread(scale)
     for d in range(plan.driven.shape[0]):
         place = plan.driven[d]
@@ -59,9 +62,9 @@ def fill_entries(plan: Plan, drives: Any, scale: float, entries: Any) -> None:
             weight_re, weight_im = load(plan.weights, t * EIGHT), load(plan.weights, further + t * EIGHT)
             x = minus(plus(x, drive_re, weight_re), drive_im, weight_im)
             y = plus(plus(y, drive_re, weight_im), drive_im, weight_re)
-        store(entries, place, plus(none, factor, x))
-        store(entries, apart + place, plus(none, factor, y))
-        store(entries, 2 * apart + place, minus(none, factor, y))
+        store(entries, at + place, plus(none, factor, x))
+        store(entries, at + apart + place, plus(none, factor, y))
+        store(entries, at + 2 * apart + place, minus(none, factor, y))
 
 
 @_inlined
@@ -75,7 +78,8 @@ def multiply(plan: Plan, energies: Any, entries: Any, share: float, stack: Any, 
         x, y = minus(none, energy, load(stack, at + half + t)), plus(none, energy, load(stack, at + t))
         # Two sums for each part: one would wait for itself.
         more_x, more_y = plus(none, part, load(stack, t)), plus(none, part, load(stack, half + t))
-        for p in range(plan.starts[eight], plan.starts[eight + 1]):
+        for p in range(np.uintp(plan.starts[eight]), np.uintp(plan.starts[eight + 1])):
+            # A place without a sign: to look for negative ones takes longer than to read.
             column = at + plan.columns[p]
             entry_re, entry_im = load(entries, plan.real[p]), load(entries, plan.imaginary[p])
             v_re, v_im = load(stack, column), load(stack, half + column)
@@ -98,7 +102,7 @@ def multiply_both(plan: Plan, energies: Any, entries: Any, share: float, sums: A
         more_x, more_y = plus(none, part, load(sums, t)), plus(none, part, load(sums, half + t))
         z, w = minus(none, energy, load(powers, powers_at + half + t)), plus(none, energy, load(powers, powers_at + t))
         more_z, more_w = none, none
-        for p in range(plan.starts[eight], plan.starts[eight + 1]):
+        for p in range(np.uintp(plan.starts[eight]), np.uintp(plan.starts[eight + 1])):
             column, other = at + plan.columns[p], powers_at + plan.columns[p]
             entry_re, entry_im = load(entries, plan.real[p]), load(entries, plan.imaginary[p])
             v_re, v_im = load(sums, column), load(sums, half + column)
@@ -121,16 +125,16 @@ def scale_last(plan: Plan, factor: float, stack: Any) -> None:
         store(stack, last + t, plus(none, much, load(stack, t)))
 
 
-@_jit
-def sum_series(plan: Plan, energies: Any, entries: Any, series: Any, stack: Any) -> None:
-    """Replace the first vector of a stack by ``exp(i H)`` of it, the sum of a series by Horner's rule.
+@_lean
+def sum_series(plan: Plan, energies: Any, entries: Any, entries_at: int, series: Any, stack: Any) -> None:
+    """Replace the first vector of a stack by ``exp(i H)`` of it, the sum of a series by Horner's rule; H begins at `entries_at`.
 
     Vector k, from 1 to `ORDER`, becomes ``sum_a series[a + k] (i H)^a`` of it.
     """
-    size = 2 * plan.half
+    size, own = 2 * plan.half, entries[entries_at:]
     scale_last(plan, series[ORDER], stack)
     for k in range(ORDER - 1, -1, -1):
-        multiply(plan, energies, entries, series[k], stack, (k + 1) * size, k * size)
+        multiply(plan, energies, own, series[k], stack, (k + 1) * size, k * size)
 
 
 @_inlined
@@ -147,41 +151,51 @@ def keep_vector(plan: Plan, stack: Any, kept: Any, place: int, back: bool) -> No
             store(kept, place + numbers + t, load(stack, other))
 
 
-@_jit
-def pull_back(plan: Plan, energies: Any, entries: Any, series: Any, sums: Any, powers: Any, by_drive: Any) -> None:
-    """Pull a cotangent of ``exp(-i H) u`` back to u, and add those of the drives.
+@_lean
+def raise_powers(plan: Plan, energies: Any, entries: Any, entries_at: int, series: Any, powers: Any, at: int) -> None:
+    """Fill the stack that begins at `at` with ``(i H)^k u`` of its first vector u up to `ORDER`, and write ``exp(-i H) u`` behind it."""
+    size, own = 2 * plan.half, entries[entries_at:]
+    for k in range(ORDER):
+        multiply(plan, energies, own, 0.0, powers, at + k * size, at + (k + 1) * size)
+    for t in range(at + EIGHT, at + size - EIGHT, EIGHT):
+        even, odd = spread(0.0), spread(0.0)
+        for k in range(0, ORDER, 2):
+            even = plus(even, spread(series[k]), load(powers, t + k * size))
+            odd = minus(odd, spread(series[k + 1]), load(powers, t + (k + 1) * size))
+        store(powers, t + (ORDER + 1) * size, plus(even, spread(1.0), odd))
 
-    The cotangent is the first vector of the stack `sums`, which is filled as by `sum_series`, and u that of `powers`, which is filled with
-    ``(i H)^k u``.
-    """
-    half, further, other = plan.half, plan.weights.shape[0] // 2, by_drive.shape[0] // 2
-    size = 2 * half
+
+@_lean
+def sum_both(plan: Plan, energies: Any, entries: Any, entries_at: int, series: Any, sums: Any, powers: Any, at: int) -> None:
+    """Do what `sum_series` does with `sums`, and fill the stack of `powers` that begins at `at` as `raise_powers`, up to ``ORDER - 1``."""
+    size, own = 2 * plan.half, entries[entries_at:]
     scale_last(plan, series[ORDER], sums)
     for k in range(ORDER - 1, 0, -1):
-        multiply_both(plan, energies, entries, series[k], sums, (k + 1) * size, powers, (ORDER - 1 - k) * size)
-    multiply(plan, energies, entries, series[0], sums, size, 0)
+        multiply_both(plan, energies, own, series[k], sums, (k + 1) * size, powers, at + (ORDER - 1 - k) * size)
+    multiply(plan, energies, own, series[0], sums, size, 0)
+
+
+@_lean
+def pull_back_drives(plan: Plan, sums: Any, powers: Any, at: int, by_drive: Any) -> None:
+    """Add to the cotangents of the drives what ``exp(-i H) u`` makes of its own, from the stacks that `sum_both` fills."""
+    half, further, other = plan.half, plan.weights.shape[0] // 2, by_drive.shape[0] // 2
+    size, one = 2 * half, spread(1.0)
     for t in range(plan.operators.shape[0]):
-        x, y, more_x, more_y = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-        row, column = plan.rows[t], plan.opposite[t]
-        for k in range(ORDER):
-            w, v = (k + 1) * size, k * size
-            w_row_re, w_row_im = load(sums, w + row), load(sums, w + half + row)
-            w_column_re, w_column_im = load(sums, w + column), load(sums, w + half + column)
-            v_row_re, v_row_im = load(powers, v + row), load(powers, v + half + row)
-            v_column_re, v_column_im = load(powers, v + column), load(powers, v + half + column)
-            if k % 2 == 0:
-                x = minus(plus(x, w_row_re, v_column_im), w_row_im, v_column_re)
-                more_x = minus(plus(more_x, w_column_re, v_row_im), w_column_im, v_row_re)
-                y = plus(plus(y, w_row_re, v_column_re), w_row_im, v_column_im)
-                more_y = minus(minus(more_y, w_column_re, v_row_re), w_column_im, v_row_im)
-            else:
-                # The vector's series is that of exp(-i H).
-                x = plus(minus(x, w_row_re, v_column_im), w_row_im, v_column_re)
-                more_x = plus(minus(more_x, w_column_re, v_row_im), w_column_im, v_row_re)
-                y = minus(minus(y, w_row_re, v_column_re), w_row_im, v_column_im)
-                more_y = plus(plus(more_y, w_column_re, v_row_re), w_column_im, v_row_im)
-        one = spread(1.0)
-        x, y = plus(x, one, more_x), plus(y, one, more_y)
+        x, y = spread(0.0), spread(0.0)
+        for side in range(2):
+            i, j = (plan.rows[t], plan.opposite[t]) if side == 0 else (plan.opposite[t], plan.rows[t])
+            # Four sums: fewer would wait for themselves.
+            a, b, c, d = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+            for k in range(ORDER):
+                w, v = (k + 1) * size + i, at + k * size + j
+                w_re, w_im, v_re, v_im = load(sums, w), load(sums, w + half), load(powers, v), load(powers, v + half)
+                if k % 2 == 0:
+                    a, b, c, d = plus(a, w_re, v_im), minus(b, w_im, v_re), plus(c, w_re, v_re), plus(d, w_im, v_im)
+                else:
+                    # The vector's series is that of exp(-i H).
+                    a, b, c, d = minus(a, w_re, v_im), plus(b, w_im, v_re), minus(c, w_re, v_re), minus(d, w_im, v_im)
+            a, c = plus(a, one, b), plus(c, one, d)
+            x, y = plus(x, one, a), plus(y, one, c) if side == 0 else minus(y, one, c)
         weight_re, weight_im = load(plan.weights, t * EIGHT), load(plan.weights, further + t * EIGHT)
         q = plan.operators[t]
         store(by_drive, q, plus(plus(load(by_drive, q), x, weight_re), y, weight_im))
@@ -268,7 +282,7 @@ def unmix_lane(by_drive: Any, which: int, n: int, carriers: Any, half: int, mixi
         gradient[which, n, c] += scale * (carriers[n, half, c].conjugate() * value)
 
 
-@_jit
+@_lean
 def scale_energies(plan: Plan, scale: float, energies: Any, entries: Any) -> None:
     """Write the Hamiltonian without drives times `scale`."""
     for t in range(energies.shape[0]):
@@ -277,7 +291,7 @@ def scale_energies(plan: Plan, scale: float, energies: Any, entries: Any) -> Non
         entries[t] = scale * plan.static[t]
 
 
-@_jit
+@_lean
 def take_vectors(plan: Plan, rows: Any, first: int, count: int, stack: Any, back: bool) -> None:
     """Copy rows of complex numbers into the lanes of the first vector of a stack, zeros into others, or with `back` out of them."""
     if not back:
@@ -294,12 +308,12 @@ def take_vectors(plan: Plan, rows: Any, first: int, count: int, stack: Any, back
 
 @_jit
 def evolve_vectors(
-    plan: Plan, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, states: Any, kept: Any, keep: bool
+    plan: Plan, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, states: Any, kept: Any, apart: int
 ) -> None:
-    """Evolve each vector in place; with `keep` the vectors before every exponential stay in `kept`.
+    """Evolve each vector in place; unless `apart` is 0, the vectors before every so many exponentials stay in `kept`.
 
     Shapes: samples (batch or 1, samples, channels), carriers (samples, 2, channels), mixing (operators, channels), states
-    (batch, states), kept (batch / lanes rounded up, exponentials * 2 * numbers of the diagonal).
+    (batch, states), kept (batch / lanes rounded up, exponentials / apart rounded up * 2 * numbers of the diagonal).
     """
     taken, batch, scale = 2 * plan.energies.shape[0], states.shape[0], -1.0 / repeats
     drives, played = zeros(2 * mixing.shape[0] * EIGHT), zeros(2 * mixing.shape[1] * EIGHT)
@@ -307,50 +321,66 @@ def evolve_vectors(
     stack = zeros((ORDER + 1) * 2 * plan.half)
     scale_energies(plan, scale, energies, entries)
     for first in range(0, batch, plan.lanes):
-        count, position = min(plan.lanes, batch - first), 0
+        count, position, wait = min(plan.lanes, batch - first), 0, 0
         take_vectors(plan, states, first, count, stack, False)
         for n in range(samples.shape[1]):
             take_samples(plan, samples, first, count, n, played)
             for half in range(2):
                 mix_drives(played, carriers[n, half], mixing, drives)
-                fill_entries(plan, drives, scale, entries)
+                fill_entries(plan, drives, scale, entries, 0)
                 for _ in range(repeats):
-                    if keep:
+                    if apart > 0 and wait == 0:
                         keep_vector(plan, stack, kept[first // plan.lanes], position, False)
-                        position += taken
-                    sum_series(plan, energies, entries, series, stack)
+                        position, wait = position + taken, apart
+                    wait -= 1
+                    sum_series(plan, energies, entries, 0, series, stack)
         take_vectors(plan, states, first, count, stack, True)
 
 
 @_jit
 def pull_back_vectors(
-    plan: Plan, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, kept: Any, cotangents: Any, gradient: Any
+    plan: Plan, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, kept: Any, apart: int, cotangents: Any, gradient: Any
 ) -> None:
     """Pull cotangents of the evolved vectors back to the vectors in place, and add those of the samples to `gradient`.
 
-    `kept` is what `evolve_vectors` left; `gradient` has the shape of `samples`.
+    `kept` is what `evolve_vectors` left, `apart` exponentials apart; `gradient` has the shape of `samples`.
     """
-    taken, batch, scale = 2 * plan.energies.shape[0], cotangents.shape[0], 1.0 / repeats
+    taken, batch, scale, size = 2 * plan.energies.shape[0], cotangents.shape[0], 1.0 / repeats, 2 * plan.half
+    each, exponentials = 2 * repeats, 2 * repeats * samples.shape[1]
     drives, played = zeros(2 * mixing.shape[0] * EIGHT), zeros(2 * mixing.shape[1] * EIGHT)
     by_drive, by_played = zeros(drives.shape[0]), zeros(played.shape[0])
-    energies, entries = zeros(plan.energies.shape[0]), zeros(plan.static.shape[0])
-    sums, powers = zeros((ORDER + 1) * 2 * plan.half), zeros(ORDER * 2 * plan.half)
-    scale_energies(plan, scale, energies, entries)
+    # Hamiltonians and powers of all exponentials between two kept vectors.
+    numbers, stack = plan.static.shape[0], (ORDER + 1) * size
+    energies, entries = zeros(plan.energies.shape[0]), zeros(apart * numbers)
+    sums, powers = zeros(stack), zeros(apart * stack)
+    for k in range(apart):
+        scale_energies(plan, scale, energies, entries[k * numbers : (k + 1) * numbers])
     # What was kept last is the most likely to be in the caches still.
     for first in range((batch - 1) // plan.lanes * plan.lanes, -1, -plan.lanes):
-        count, position = min(plan.lanes, batch - first), taken * 2 * repeats * samples.shape[1]
+        count = min(plan.lanes, batch - first)
         take_vectors(plan, cotangents, first, count, sums, False)
-        for n in range(samples.shape[1] - 1, -1, -1):
-            take_samples(plan, samples, first, count, n, played)
-            by_played[:] = 0.0
-            for half in range(1, -1, -1):
-                mix_drives(played, carriers[n, half], mixing, drives)
-                fill_entries(plan, drives, scale, entries)
+        by_played[:] = 0.0
+        for start in range((exponentials - 1) // apart * apart, -1, -apart):
+            last = min(start + apart, exponentials) - 1
+            keep_vector(plan, powers, kept[first // plan.lanes], start // apart * taken, True)
+            for k in range(last - start + 1):
+                n, part = divmod(start + k, each)
+                if k == 0 or part == 0:
+                    take_samples(plan, samples, first, count, n, played)
+                mix_drives(played, carriers[n, part // repeats], mixing, drives)
+                fill_entries(plan, drives, scale, entries, k * numbers)
+                if start + k < last:
+                    raise_powers(plan, energies, entries, k * numbers, series, powers, k * stack)
+            for k in range(last - start, -1, -1):
+                n, part = divmod(start + k, each)
                 by_drive[:] = 0.0
-                for _ in range(repeats):
-                    position -= taken
-                    keep_vector(plan, powers, kept[first // plan.lanes], position, True)
-                    pull_back(plan, energies, entries, series, sums, powers, by_drive)
-                unmix_drives(by_drive, carriers[n, half], mixing, scale, by_played)
-            give_samples(plan, by_played, first, count, n, gradient)
+                if start + k < last:
+                    sum_series(plan, energies, entries, k * numbers, series, sums)
+                else:
+                    sum_both(plan, energies, entries, k * numbers, series, sums, powers, k * stack)
+                pull_back_drives(plan, sums, powers, k * stack, by_drive)
+                unmix_drives(by_drive, carriers[n, part // repeats], mixing, scale, by_played)
+                if part == 0:
+                    give_samples(plan, by_played, first, count, n, gradient)
+                    by_played[:] = 0.0
         take_vectors(plan, cotangents, first, count, sums, True)

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ TAYLOR_RADIUS: Final = 0.02
 """Norm up to which the Taylor series is taken: it errs by rounding only, and the Chebyshev coefficients would drown in that."""
 REUSED_BYTES: Final = 1 << 25
 """Memory of a forward pass that is not given back to the system."""
+CACHED_BYTES: Final = 1 << 17
+"""Memory of what the adjoint computes again at one time: a part of the second cache of a core."""
 KEPT_BYTES: Final = 1 << 28
 """Memory for what the adjoint needs of the forward pass; beyond it the forward pass is repeated vector by vector."""
 
@@ -243,44 +245,73 @@ def evolve(
         return _evolve_torch(system, samples, carriers, mixing, states)
     radius, repeats = pulse_series(system, samples, mixing)
     phase = math.remainder(system.shift * system.sample_seconds * len(carriers), 2 * math.pi)
-    settings = (
-        system.side_by_side if len(states) >= SIDE_BY_SIDE else system.single,
-        carriers,
-        mixing,
-        series_coefficients(radius),
-        repeats,
-        complex(math.cos(phase), -math.sin(phase)),
-    )
+    made = system.side_by_side if len(states) >= SIDE_BY_SIDE else system.single
+    turned = complex(math.cos(phase), -math.sin(phase))
+    settings = Settings(made, carriers, mixing, series_coefficients(radius), repeats, turned, exponentials_apart(made))
     if torch.is_grad_enabled() and (samples.requires_grad or states.requires_grad):
         result: Tensor = _Evolve.apply(samples, states, settings)  # type: ignore[no-untyped-call]
         return result
     out = to_numpy(states).copy()
-    _forward(settings, to_numpy(samples), out, NOTHING_KEPT, False)
-    out *= settings[-1]
+    _forward(settings, to_numpy(samples), out)
+    out *= turned
     return torch.from_numpy(out)
 
 
-Settings = tuple[Plan, npt.NDArray[np.complex128], npt.NDArray[np.complex128], npt.NDArray[np.float64], int, complex]
-"""Hamiltonian, carriers, mixing, coefficients of the series, in how many parts an exponential is taken, and the phase of the energy that
-was taken off the diagonal."""
+class Settings(NamedTuple):
+    """What one evolution is made of besides samples and states.
+
+    Attributes
+    ----------
+    plan, carriers, mixing
+        The Hamiltonian and its drives.
+    series, repeats
+        Coefficients of the series, and in how many parts an exponential is taken.
+    phase
+        Of the energy that was taken off the diagonal.
+    apart
+        Exponentials from one vector that the adjoint keeps to the next.
+    """
+
+    plan: Plan
+    carriers: npt.NDArray[np.complex128]
+    mixing: npt.NDArray[np.complex128]
+    series: npt.NDArray[np.float64]
+    repeats: int
+    phase: complex
+    apart: int
+
+
 SIDE_BY_SIDE: Final = 3
 """Vectors from which on they are evolved side by side."""
 NOTHING_KEPT: Final = np.empty((1, 1))
 
 
-def _forward(settings: Settings, samples: Any, states: Any, kept: Any, keep: bool) -> None:
-    made, carriers, mixing, series, repeats, _ = settings
-    evolve_vectors(made, samples, carriers, mixing, series, repeats, states, kept, keep)
+def _forward(settings: Settings, samples: Any, states: Any, kept: Any = None) -> None:
+    made, carriers, mixing, series, repeats, _, apart = settings
+    memory, apart = (NOTHING_KEPT, 0) if kept is None else (kept, apart)
+    evolve_vectors(made, samples, carriers, mixing, series, repeats, states, memory, apart)
 
 
 def _backward(settings: Settings, samples: Any, kept: Any, cotangents: Any, gradient: Any) -> None:
-    made, carriers, mixing, series, repeats, _ = settings
-    pull_back_vectors(made, samples, carriers, mixing, series, repeats, kept, cotangents, gradient)
+    made, carriers, mixing, series, repeats, _, apart = settings
+    pull_back_vectors(made, samples, carriers, mixing, series, repeats, kept, apart, cotangents, gradient)
 
 
 def _kept_shape(settings: Settings, batch: int, samples: int) -> tuple[int, int]:
-    """Return the shape of what the adjoint needs: the vectors before each exponential."""
-    return -(-batch // settings[0].lanes), 2 * settings[4] * samples * 2 * len(settings[0].energies)
+    """Return the shape of what the adjoint needs: the vectors before every so many exponentials."""
+    made = settings.plan
+    return -(-batch // made.lanes), -(-2 * settings.repeats * samples // settings.apart) * 2 * len(made.energies)
+
+
+def exponentials_apart(made: Plan) -> int:
+    """Return how many exponentials lie between the vectors that the adjoint keeps.
+
+    It computes what is between again, one product more for each: so many fit into the caches, while many vectors kept wait for the memory
+    and drive out what runs around the loops. A single vector's products wait for each other, and two at a time take hardly longer than one:
+    its adjoint keeps all.
+    """
+    each = ((ORDER + 1) * 2 * made.half + len(made.static)) * 8
+    return 1 if made.lanes == 1 else max(1, CACHED_BYTES // each)
 
 
 def to_numpy(tensor: Tensor) -> npt.NDArray[np.complex128]:
@@ -366,10 +397,10 @@ class _Evolve(torch.autograd.Function):
         out = to_numpy(states).copy()
         shape = _kept_shape(settings, len(out), samples.shape[1])
         kept = _Kept(shape) if math.prod(shape) * 8 <= KEPT_BYTES else None
-        _forward(settings, to_numpy(samples), out, NOTHING_KEPT if kept is None else kept.numbers, kept is not None)
+        _forward(settings, to_numpy(samples), out, None if kept is None else kept.numbers)
         ctx.kept, ctx.settings = kept, settings
         ctx.save_for_backward(samples, states)
-        out *= settings[-1]
+        out *= settings.phase
         return torch.from_numpy(out)
 
     @staticmethod
@@ -378,7 +409,7 @@ class _Evolve(torch.autograd.Function):
         samples, states = ctx.saved_tensors
         played = to_numpy(samples)
         # The adjoint of a phase is its conjugate.
-        cotangents = to_numpy(upstream[0]) * ctx.settings[-1].conjugate()
+        cotangents = to_numpy(upstream[0]) * ctx.settings.phase.conjugate()
         gradient = np.zeros_like(played)
         if ctx.kept is not None:
             _backward(ctx.settings, played, ctx.kept.numbers, cotangents, gradient)
@@ -395,10 +426,9 @@ def _pull_back_in_segments(
     gradient: npt.NDArray[np.complex128],
 ) -> None:
     """Repeat the forward pass in segments of samples that fit into the memory, last segment first."""
-    made, carriers, mixing, series, repeats, phase = settings
-    count, lanes = len(carriers), made.lanes
+    count, lanes = len(settings.carriers), settings.plan.lanes
     each = math.prod(_kept_shape(settings, lanes, 1)) * 8
-    length = max(1, min(KEPT_BYTES // each, math.isqrt(count * 12 * repeats) + 1))
+    length = max(1, min(KEPT_BYTES // each, math.isqrt(count * 12 * settings.repeats) + 1))
     edges = [*range(0, count, length), count]
     kept = np.empty(_kept_shape(settings, lanes, length))
     for b in range(0, len(states), lanes):
@@ -406,11 +436,11 @@ def _pull_back_in_segments(
         starts, vectors = [], states[b : b + lanes].copy()
         for first, last in pairwise(edges):
             starts.append(vectors.copy())
-            part = (made, carriers[first:last], mixing, series, repeats, phase)
-            _forward(part, played[which, first:last], vectors, NOTHING_KEPT, False)
+            part = settings._replace(carriers=settings.carriers[first:last])
+            _forward(part, played[which, first:last], vectors)
         for (first, last), vectors in zip(reversed(list(pairwise(edges))), reversed(starts), strict=True):
-            part = (made, carriers[first:last], mixing, series, repeats, phase)
-            _forward(part, played[which, first:last], vectors, kept, True)
+            part = settings._replace(carriers=settings.carriers[first:last])
+            _forward(part, played[which, first:last], vectors, kept)
             _backward(part, played[which, first:last], kept, cotangents[b : b + lanes], gradient[which, first:last])
 
 

@@ -262,6 +262,24 @@ def test_extrapolation_brings_an_expectation_back() -> None:
         (lambda: invert_readout({"0": 1}, np.array([[0.9, 0.3], [0.1, 0.9]])), "but column 1 is [0.3 0.9], of sum 1.2"),
         (lambda: invert_readout({"0": 1}, np.array([[0.9, math.nan], [0.1, 0.9]])), "but column 1 is"),
         (lambda: invert_readout({"00": 1}, np.full((4, 4), 0.25)), "must tell the bit strings apart"),
+        (lambda: invert_readout(["0"], np.eye(2)), "`counts` must be a dictionary of bit strings and counts, but got ['0']"),
+        (lambda: invert_readout({0: 3}, np.eye(2)), "but got 0; write strings of 0 and 1"),
+        (lambda: invert_readout({"": 3}, np.eye(1)), "but got ''; write strings of 0 and 1"),
+        (lambda: invert_readout({"0": True}, np.eye(2)), "numbers from 0 on, not all 0"),
+        (lambda: invert_readout({"0": "3"}, np.eye(2)), "numbers from 0 on, not all 0"),
+        (lambda: invert_readout({"0": 0, "1": 0}, np.eye(2)), "numbers from 0 on, not all 0"),
+        (lambda: invert_readout({"0": 1}, "ab"), "`matrix` must be 2 x 2 real numbers, but got 'ab'"),
+        (lambda: invert_readout({"0": 1}, [[1], [1, 2]]), "`matrix` must be 2 x 2 real numbers"),
+        (lambda: invert_readout({"0": 1}, np.eye(2) * (1 + 0j)), "`matrix` must be 2 x 2 real numbers"),
+        (lambda: stretch(Schedule(), True), "`factor` must be at least 1 and at most 10000, but got True"),
+        (lambda: stretch(Schedule(), math.nan), "`factor` must be at least 1 and at most 10000, but got nan"),
+        (lambda: stretch(Schedule().play("d0", X), 1e9), "at least 1 and at most 10000, but got 1000000000.0"),
+        (lambda: stretch(Schedule().play("d0", X), 2, 0), "`granularity_samples` must be an integer of at least 1, but got 0"),
+        (lambda: stretch(Schedule().play("d0", X), 2, "16"), "`granularity_samples` must be an integer of at least 1, but got '16'"),
+        (lambda: extrapolate(None), "`measure` must be a function of the factor, but got None"),
+        (lambda: extrapolate(lambda factor: factor, 1.0), "at least 2 different numbers from 1 on, but got 1.0"),
+        (lambda: extrapolate(lambda factor: factor, ("1", "2")), "at least 2 different numbers from 1 on, but got ('1', '2')"),
+        (lambda: extrapolate(lambda factor: factor, (True, 2)), "at least 2 different numbers from 1 on, but got (True, 2)"),
         (lambda: stretch(Schedule(), 0.5), "`factor` must be at least 1"),
         (lambda: stretch(Schedule().play("d0", X), 1.03), "whole multiples of 16"),
         (lambda: stretch(Schedule().play("d0", X), 1.03), "a multiple of 0.1, as 1 or 1.1"),
@@ -278,7 +296,13 @@ def test_extrapolation_brings_an_expectation_back() -> None:
 def test_mitigation_refuses_what_it_cannot_use(build, line: str) -> None:
     with pytest.raises(ValueError) as error:
         build()
-    assert line in str(error.value)
+    assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_extrapolation_does_not_depend_on_the_order_or_type_of_factors() -> None:
+    factors = (3.0, 1.0, 2.0)
+    found = [extrapolate(lambda factor: 2.0 - 0.25 * factor, kind(factors)).value for kind in (tuple, list, sorted, np.array, torch.tensor)]
+    np.testing.assert_allclose(found, 2.0, rtol=1e-12)
 
 
 # qiskit

@@ -438,6 +438,8 @@ def chain(count: int, levels: int = 4) -> TransmonBackend:
         (lambda: PulseBuilder(JAKARTA).x(5), "`transmon` must be 0 to 1, but got 5"),
         (lambda: PulseBuilder(JAKARTA).rz(0, "a"), "`angle_rad` must be a finite number, but got 'a'"),
         (lambda: PulseBuilder(JAKARTA).cx(0, 0), "`target` must be another transmon than `control`"),
+        (lambda: JAKARTA.unitary(Schedule(), frames="x"), "`frames` must be True or False, but got 'x'"),
+        (lambda: JAKARTA.unitary(Schedule(), frames=1), "`frames` must be True or False, but got 1"),
         (lambda: JAKARTA.unitary(Schedule().to_json()), "`schedule` must be a Schedule, but got a str"),
         (lambda: JAKARTA.part(0), "`transmons` must be a list"),
         (lambda: JAKARTA.unitary(Schedule().play("a0", Constant(duration_samples=64, amplitude=0.1))), "is for recordings"),

@@ -43,28 +43,36 @@ def qiskit_numpy(problem: Problem, method: str = "RK45") -> Callable[[], Any]:
     return call
 
 
+def quadratures(problem: Problem) -> list[np.ndarray]:
+    """Return the Hermitian operators that qiskit-dynamics drives, two for each drive, in GHz."""
+    return [part for one in problem.operators / 1e9 for part in (one + one.conj().T, 1j * (one - one.conj().T))]
+
+
+def quadrature_signals(problem: Problem, samples: Any) -> list[Any]:
+    """Return what drives `quadratures`: samples of one member, ``(samples, 2)``, on their carriers, each with a copy a quarter behind."""
+    from qiskit_dynamics.signals import DiscreteSignal
+
+    signals = []
+    for q, detuning in enumerate(problem.detunings / 1e9 / TWO_PI):
+        for phase in (0.0, -np.pi / 2):
+            signals.append(DiscreteSignal(dt=problem.seconds * 1e9, samples=samples[:, q], carrier_freq=detuning, phase=phase))
+    return signals
+
+
 def qiskit_jax(problem: Problem, method: str, steps: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return qiskit-dynamics' fixed-step JAX solver, compiled and mapped over the batch, and its gradient of every sample."""
     import jax
     import jax.numpy as jnp
     from qiskit_dynamics import Solver
-    from qiskit_dynamics.signals import DiscreteSignal
 
     jax.config.update("jax_enable_x64", True)
     nanoseconds = problem.seconds * 1e9
-    operators = problem.operators / 1e9
-    pairs = [part for one in operators for part in (one + one.conj().T, 1j * (one - one.conj().T))]
-    solver = Solver(static_hamiltonian=problem.static / 1e9, hamiltonian_operators=pairs, array_library="jax")
-    detunings = problem.detunings / 1e9 / TWO_PI
+    solver = Solver(static_hamiltonian=problem.static / 1e9, hamiltonian_operators=quadratures(problem), array_library="jax")
     ground = jnp.eye(9, dtype=complex)[0]
     count = problem.samples.shape[1]
 
     def one(real: Any, imaginary: Any) -> Any:
-        samples = real + 1j * imaginary
-        signals = []
-        for q, detuning in enumerate(detunings):
-            signals.append(DiscreteSignal(dt=nanoseconds, samples=samples[:, q], carrier_freq=detuning))
-            signals.append(DiscreteSignal(dt=nanoseconds, samples=samples[:, q], carrier_freq=detuning, phase=-np.pi / 2))
+        signals = quadrature_signals(problem, real + 1j * imaginary)
         end = nanoseconds * count
         options = {"magnus_order": 2} if method == "jax_expm" else {}
         return solver.solve(t_span=[0, end], y0=ground, signals=signals, method=method, max_dt=nanoseconds / steps, **options).y[-1]
@@ -146,27 +154,19 @@ def qiskit_jax_open(problem: Problem, collapses: list[np.ndarray]) -> Callable[[
     import jax
     import jax.numpy as jnp
     from qiskit_dynamics import Solver
-    from qiskit_dynamics.signals import DiscreteSignal
 
     jax.config.update("jax_enable_x64", True)
     nanoseconds, count = problem.seconds * 1e9, problem.samples.shape[1]
-    operators = problem.operators / 1e9
-    pairs = [part for one in operators for part in (one + one.conj().T, 1j * (one - one.conj().T))]
     solver = Solver(
         static_hamiltonian=problem.static / 1e9,
-        hamiltonian_operators=pairs,
+        hamiltonian_operators=quadratures(problem),
         static_dissipators=[one / np.sqrt(1e9) for one in collapses],
         array_library="jax",
     )
-    detunings = problem.detunings / 1e9 / TWO_PI
     start = jnp.zeros((9, 9), complex).at[0, 0].set(1.0)
 
     def one(real: Any, imaginary: Any) -> Any:
-        samples = real + 1j * imaginary
-        signals = []
-        for q, detuning in enumerate(detunings):
-            signals.append(DiscreteSignal(dt=nanoseconds, samples=samples[:, q], carrier_freq=detuning))
-            signals.append(DiscreteSignal(dt=nanoseconds, samples=samples[:, q], carrier_freq=detuning, phase=-np.pi / 2))
+        signals = quadrature_signals(problem, real + 1j * imaginary)
         return solver.solve(t_span=[0, nanoseconds * count], y0=start, signals=signals, method="jax_RK4", max_dt=nanoseconds).y[-1]
 
     call = jax.jit(one)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from devices.base import PulseBackend
 from devices.design import DesignError
-from devices.quantum.checks import require_integer, require_transmons
+from devices.quantum.checks import require_flag, require_integer, require_transmons
 from devices.quantum.gates import GateSet
 from devices.quantum.model import SAMPLES_PER_CHANNEL, TransmonModel, model_of, require_memory
 from devices.quantum.playing import check_schedule, play
@@ -265,6 +265,11 @@ class TransmonBackend(PulseBackend):
         Tensor
             ``(dimension, dimension)`` complex128 between dressed states, in the frame of the transmons' own drive frequencies.
 
+        Raises
+        ------
+        DesignError
+            Where the backend cannot play the schedule, or `frames` is no truth value.
+
         Examples
         --------
         >>> backend = TransmonBackend.preset("jakarta_like")
@@ -274,12 +279,13 @@ class TransmonBackend(PulseBackend):
         >>> round(turned[1, 1].angle().item(), 9)
         0.5
         """
+        turned = require_flag("TransmonBackend", "frames", frames)
         model = self.model
         played = play(model, schedule)
         start = model.to_bare(torch.eye(self.dimension, dtype=torch.complex128))
         end = model.evolve(torch.from_numpy(played.samples)[None], played.channels, played.carriers, start)
         propagator = model.to_dressed(end, played.duration).T
-        if not frames:
+        if not turned:
             return propagator
         turns = np.array(frame_turns(self, schedule)) @ model.occupations
         return torch.from_numpy(np.exp(1j * turns))[:, None] * propagator

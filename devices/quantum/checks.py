@@ -23,6 +23,20 @@ def require_integer(owner: str, name: str, value: Any, least: int | None = None)
     return int(value)
 
 
+def require_flag(owner: str, name: str, value: Any) -> bool:
+    """Return a truth value, or raise DesignError where it is none.
+
+    Examples
+    --------
+    >>> require_flag("TransmonBackend", "frames", "no")
+    Traceback (most recent call last):
+    devices.design.DesignError: TransmonBackend: `frames` must be True or False, but got 'no'; write one of them
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise DesignError(f"{owner}: `{name}` must be True or False, but got {value!r:.60}; write one of them")
+    return bool(value)
+
+
 def require_transmons(owner: str, given: Any) -> tuple[int, ...]:
     """Return the numbers of transmons, or raise DesignError where they are no list of integers from 0.
 

@@ -5,10 +5,12 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.optimize import nnls
 
 from devices.quantum import Instruction, Play, Schedule, ShiftPhase, TransmonBackend, Waveform
@@ -22,6 +24,8 @@ COLUMN_TOLERANCE = 1e-3
 """How far from 1 the sum of a column may lie: matrices are printed with few digits."""
 LARGEST_CONDITION = 1e9
 """Condition number above which a matrix says nothing about what was there."""
+LARGEST_FACTOR = 1e4
+"""Stretching that is refused: nothing of a state is left long before, and the samples would fill the memory."""
 
 
 def invert_readout(counts: Mapping[str, int], matrix: Matrix) -> dict[str, float]:
@@ -57,18 +61,19 @@ def invert_readout(counts: Mapping[str, int], matrix: Matrix) -> dict[str, float
     >>> {state: round(share, 9) for state, share in found.items()}
     {'0': 1.0, '1': 0.0}
     """
-    bits = len(next(iter(counts), ""))
-    size = 2**bits
+    if not isinstance(counts, Mapping):
+        raise ValueError(f"Argument `counts` must be a dictionary of bit strings and counts, but got {counts!r:.60}; give what was counted")
+    bits = max((len(string) for string in counts if isinstance(string, str)), default=0)
     wrong = [string for string in counts if not isinstance(string, str) or len(string) != bits or not re.fullmatch("[01]+", string)]
     if not counts or wrong:
         raise ValueError(
             f"Argument `counts` must hold counts of bit strings of one length, but got {wrong[0] if wrong else dict(counts)!r}; "
             "write strings of 0 and 1"
         )
-    numbers = np.array(list(counts.values()), np.float64)
-    total = float(numbers.sum())
-    if not np.isfinite(numbers).all() or bool((numbers < 0).any()) or total <= 0:
+    total = sum(float(count) if _is_number(count) and count >= 0 else math.nan for count in counts.values())
+    if not 0 < total < math.inf:
         raise ValueError(f"Argument `counts` must hold numbers from 0 on, not all 0, but got {dict(counts)!r:.80}; give what was counted")
+    size = 2**bits
     matrix = _readout_matrix(matrix, size)
     read = np.array([counts.get(format(index, f"0{bits}b"), 0) for index in range(size)]) / total
     found, _ = nnls(matrix, read)
@@ -76,9 +81,21 @@ def invert_readout(counts: Mapping[str, int], matrix: Matrix) -> dict[str, float
     return {format(index, f"0{bits}b"): float(value) for index, value in enumerate(found)}
 
 
+def _is_number(value: Any) -> bool:
+    """Tell a real number from truth values, text and all else."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _readout_matrix(given: Any, size: int) -> Matrix:
     """Return a matrix of probabilities that can be inverted."""
-    matrix = np.asarray(given, np.float64)
+    try:
+        matrix = np.array(given.detach().cpu() if isinstance(given, torch.Tensor) else given)
+    except ValueError:
+        matrix = np.array(None)
+    if matrix.dtype.kind not in "fiub":
+        shown = " ".join(repr(given).split())
+        raise ValueError(f"Argument `matrix` must be {size} x {size} real numbers, but got {shown:.60}; calibrate the readout")
+    matrix = matrix.astype(np.float64)
     if matrix.shape != (size, size):
         raise ValueError(f"Argument `matrix` must be {size} x {size}, but got shape {matrix.shape}; calibrate the readout of these bits")
     if not np.isfinite(matrix).all() or float(matrix.min()) < -ROUNDING or float(np.abs(matrix.sum(0) - 1).max()) > COLUMN_TOLERANCE:
@@ -125,7 +142,8 @@ def stretch(
     Raises
     ------
     ValueError
-        If the factor is below 1, or a stretched length is no multiple of the granularity.
+        If the factor is below 1 or above `LARGEST_FACTOR`, the granularity is no number of samples, or a stretched length is no multiple
+        of it.
 
     Warns
     -----
@@ -143,11 +161,15 @@ def stretch(
         raise ValueError(f"Argument `schedule` must be a Schedule, but got a {type(schedule).__name__}; give one")
     if backend is not None and not isinstance(backend, TransmonBackend):
         raise ValueError(f"Argument `backend` must be a TransmonBackend or None, but got a {type(backend).__name__}; give the chip")
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor < math.inf:
-        raise ValueError(f"Argument `factor` must be at least 1, but got {factor}; stretch, do not compress")
-    step = granularity_samples or (16 if backend is None else backend.granularity_samples)
+    if not _is_number(factor) or not 1 <= factor <= LARGEST_FACTOR:
+        allowed = f"at least 1 and at most {LARGEST_FACTOR:g}"
+        raise ValueError(f"Argument `factor` must be {allowed}, but got {factor!r:.60}; stretch, do not compress")
+    factor = float(factor)
+    step = (16 if backend is None else backend.granularity_samples) if granularity_samples is None else granularity_samples
+    if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 1:
+        raise ValueError(f"Argument `granularity_samples` must be an integer of at least 1, but got {step!r:.60}; 16 is usual")
     _require_grid(schedule, factor, step)
-    replaced, turned = ({}, {}) if backend is None else _calibrated(backend, float(factor))
+    replaced, turned = ({}, {}) if backend is None else _calibrated(backend, factor)
     if backend is None and factor > 1 and any(isinstance(one, Play) and one.channel[0] == "u" for one in schedule.instructions):
         warnings.warn(
             "stretch: cross-resonance pulses are scaled in proportion, which changes what they do; give `backend` to keep it", stacklevel=2
@@ -255,16 +277,21 @@ def extrapolate(measure: Callable[[float], float], factors: Sequence[float] = (1
     """
     if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
         raise ValueError(f"Argument `degree` must be an integer of at least 1, but got {degree!r}; 1 is a line")
-    if len(set(factors)) <= degree or not all(1 <= factor < math.inf for factor in factors):
-        raise ValueError(f"Argument `factors` must have at least {degree + 1} different numbers from 1 on, but got {tuple(factors)}")
-    found = [_number(measure(factor), factor) for factor in factors]
-    value = float(np.polynomial.Polynomial.fit(list(factors), found, degree)(0.0))
-    return Extrapolation(value, tuple(factors), tuple(found))
+    if not callable(measure):
+        raise ValueError(f"Argument `measure` must be a function of the factor, but got {measure!r:.60}; give one that measures")
+    given = factors.tolist() if isinstance(factors, np.ndarray | torch.Tensor) else factors
+    chosen = tuple(given) if isinstance(given, Sequence) else ()
+    if not all(_is_number(factor) and 1 <= factor < math.inf for factor in chosen) or len(set(chosen)) <= degree:
+        raise ValueError(f"Argument `factors` must have at least {degree + 1} different numbers from 1 on, but got {factors!r:.60}")
+    chosen = tuple(float(factor) for factor in chosen)
+    found = [_number(measure(factor), factor) for factor in chosen]
+    value = float(np.polynomial.Polynomial.fit(chosen, found, degree)(0.0))
+    return Extrapolation(value, chosen, tuple(found))
 
 
 def _number(found: Any, factor: float) -> float:
     """Return what was measured as a number."""
-    array = np.asarray(found)
+    array = np.asarray(found.detach().cpu() if isinstance(found, torch.Tensor) else found)
     if array.size != 1 or array.dtype.kind not in "fiu" or not bool(np.isfinite(array).all()):
         raise ValueError(f"Argument `measure` must return a finite number, but at {factor:g} returned {found!r:.60}; give one expectation")
     return float(array.reshape(()))
