@@ -17,6 +17,8 @@ from kernels.threads import get_threads, set_threads
 RESULTS = Path(__file__).parent / "results"
 WARMED_SECONDS = 1.0
 """CPU time of a call from which on what the caches hold before it makes no difference."""
+WARM_UP_SECONDS = 0.3
+"""For how long such a call is repeated before it counts: a processor that was idle needs so long to reach its speed."""
 REST_SECONDS = 0.01
 """For how long all threads must be at rest."""
 
@@ -38,10 +40,10 @@ def cpu_times(
     seconds
         CPU time of one candidate in one round.
     warm
-        Whether each candidate finds the machine as if it were alone. What ran before it, slow peers above all, has emptied the caches:
-        a call that is not counted precedes those of each round, where one takes less than `WARMED_SECONDS`; longer ones fill them by
-        themselves. And threads that it left at work (XLA's free memory for 0.1 s after a gradient) are waited for, because the time of
-        a process is that of all its threads.
+        Whether each candidate finds the machine as if it were alone. Threads that the one before left at work (XLA's free memory for
+        0.1 s after a gradient) are waited for, because the time of a process is that of all its threads. Then a call that takes less
+        than `WARMED_SECONDS` is repeated for `WARM_UP_SECONDS`, uncounted: the caches are another's, and the processor was idle; longer
+        calls make up for both themselves.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def cpu_times(
                 if warm:
                     wait_for_rest()
                 if name in warmed:
-                    call()
+                    _warm_up(call)
                 start = time.process_time()
                 for _ in range(calls[name]):
                     call()
@@ -82,6 +84,13 @@ def cpu_times(
         low, middle, high = np.percentile(ratios, [25, 50, 75])
         rows.append({"name": name, "seconds": min(found), "ratio": middle, "ratio_low": low, "ratio_high": high})
     return pd.DataFrame(rows)
+
+
+def _warm_up(call: Callable[[], object]) -> None:
+    start = time.process_time()
+    call()
+    while time.process_time() - start < WARM_UP_SECONDS:
+        call()
 
 
 def wait_for_rest(longest: float = 2.0) -> None:

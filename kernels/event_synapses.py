@@ -19,8 +19,8 @@ from kernels.spikes import Comparator, Reset
 
 Pair = tuple[int, int]
 
-LINEAR_CROSSOVER: Final = {torch.float32: 0.35, torch.int8: 0.75}
-CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.15, torch.int8: 0.16}
+LINEAR_CROSSOVER: Final = {torch.float32: 0.45, torch.int8: 0.75}
+CONVOLUTION_CROSSOVER: Final = {torch.float32: 0.34, torch.int8: 0.37}
 """Share of inputs that spike below which events take less CPU time than torch's dense product of float32, by the weights' type: the lowest
 crossing that ``inloop bench speed/spikes`` measured on one thread, with 784 inputs and 1000 outputs, and with the 3x3 kernels of ResNet-20
 (``benchmarks/results/speed_spikes_rates.json``). Of int8 weights of a matrix events stayed faster up to 0.75, the largest share measured;

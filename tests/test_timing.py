@@ -9,7 +9,8 @@ from benchmarks.timing import cpu_times
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_candidates_take_turns_and_short_ones_run_once_before(monkeypatch: pytest.MonkeyPatch, warm: bool) -> None:
+def test_candidates_take_turns_and_short_ones_run_before(monkeypatch: pytest.MonkeyPatch, warm: bool) -> None:
+    monkeypatch.setattr(timing, "WARM_UP_SECONDS", 0.0)
     monkeypatch.setattr(timing, "wait_for_rest", lambda: calls.append("rest"))
     calls: list[str] = []
     candidates = {name: lambda name=name: calls.append(name) for name in ("one", "other")}
@@ -18,6 +19,14 @@ def test_candidates_take_turns_and_short_ones_run_once_before(monkeypatch: pytes
     each = ["rest", "one", "one", "rest", "other", "other"] if warm else ["one", "other"]
     assert calls == first + 3 * each
     assert frame["name"].tolist() == ["one", "other"] and frame["ratio"].iloc[0] == 1.0
+
+
+def test_short_calls_run_until_the_processor_is_at_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(100))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(process_time=lambda: 0.1 * next(ticks)))
+    calls: list[int] = []
+    timing._warm_up(lambda: calls.append(1))
+    assert len(calls) == 3  # a tenth of a second each
 
 
 def test_calls_that_are_long_run_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

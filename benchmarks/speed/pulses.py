@@ -5,8 +5,8 @@ ours with its infidelity; peers that are not installed (qiskit-dynamics, jax, dy
 from exact exponentials of a four times finer grid. It writes ``benchmarks/results/speed_pulses.json``.
 
 All take turns: in each round every contestant repeats its call until 0.1 s have passed, one call at least. It begins when threads of the
-contestant before it have come to rest, and a call of less than a second runs once before, uncounted, for the caches have been emptied.
-Ratios are taken within a round; their median is given, with quartiles.
+contestant before it have come to rest, and a call of less than a second is repeated for 0.3 s before, uncounted: the caches were emptied,
+and the processor idle. Ratios are taken within a round; their median is given, with quartiles.
 """
 
 import tracemalloc
