@@ -163,7 +163,7 @@ class Server:
             elif place is self._socket:
                 identity, *frames = self._socket.recv_multipart(copy=False)
                 found.append((partial(self._send, identity.bytes), [frame.buffer for frame in frames]))
-            else:
+            elif place in sessions:  # of a socket that whoever stops this has closed, another number is told
                 found += self._piped(sessions[place])
         return found
 
