@@ -18,15 +18,16 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/.installed
 	@$(BIN)/inloop run quickstart
 
-# The kernels run twice: compiled, and once more as plain Python, which is when coverage sees their lines.
+# The kernels run twice: compiled, and once more as plain Python, which is when coverage sees their lines. Each process gets tests that
+# follow each other, until one of them runs out: they share their fixtures and what Numba compiled for them.
 test: export OMP_NUM_THREADS := 1
 test: .venv/.installed-test
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint plain
-	@$(BIN)/pytest -q -n 2 --cov --cov-append --cov-report=term --cov-fail-under=90 --durations=10
+	@$(BIN)/pytest -q -n 2 --dist worksteal --cov --cov-append --cov-report=term --cov-fail-under=90 --durations=10
 
 plain: .venv/.installed-test
-	@NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n 2 -m kernels --cov --cov-report= tests kernels
+	@NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n 2 --dist worksteal -m kernels --cov --cov-report= tests kernels
 
 lint: .venv/.installed-test
 	@$(BIN)/ruff check --quiet .
