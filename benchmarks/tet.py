@@ -119,8 +119,8 @@ def draw(table: pd.DataFrame) -> Figure:
     axes.axhline(12.5, color="0.5", linestyle="--", linewidth=1, label="chance")
     axes.set_xticks(list(TIMESTEPS), [str(steps) for steps in TIMESTEPS])
     axes.set_ylim(0, 101)
-    axes.set_xlabel("time steps that are read, of 10 trained")
-    axes.set_ylabel("accuracy on moving shapes, %, 95 % interval", fontsize=7)
+    axes.set_xlabel("time steps that are read, of 10 trained", fontsize=8)
+    axes.set_ylabel("moving shapes: accuracy, %, with interval", fontsize=7)
     axes.legend(fontsize=6, frameon=False)
     axes.tick_params(labelsize=7)
     return figure
