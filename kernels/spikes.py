@@ -93,7 +93,7 @@ def integrate_and_fire(
     ([0.0, 0.0, 1.0, 0.0, 1.0], 0.0)
     """
     if isinstance(current, np.ndarray):
-        target = None if out is None else torch.from_numpy(out)
+        target = None if out is None else torch.from_numpy(_of_kind("out", out, np.ndarray))
         options: dict[str, Any] = {"reset_potential": reset_potential, "reset_moment": reset_moment, "backend": backend}
         pair = integrate_and_fire(
             torch.from_numpy(np.ascontiguousarray(current)), threshold, v0, decay, reset, comparator, target, **options
@@ -256,8 +256,24 @@ def _by_step(flow: Tensor, neurons: int) -> npt.NDArray[Any]:
     return array
 
 
+def _of_kind(name: str, value: Any, kind: type) -> Any:
+    """Return an array where the currents are of its kind, NumPy's or torch's."""
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"Argument `{name}` must be of the kind of `current`, {kind.__name__}, but got {type(value).__name__}; convert it."
+        )
+    return value
+
+
+def _as_tensor(name: str, value: Any, like: Tensor) -> Tensor:
+    try:
+        return torch.as_tensor(value, device=like.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"Argument `{name}` must be a number, or one for each neuron, but got {value!r:.60}; do pass 1.0 or so.") from None
+
+
 def _spread(name: str, value: Any, shape: torch.Size, like: Tensor) -> Tensor:
-    tensor = torch.as_tensor(value, device=like.device)
+    tensor = _as_tensor(name, value, like)
     if tensor.is_floating_point() and not like.is_floating_point() and not torch.equal(tensor, tensor.trunc()):
         raise ValueError(f"Argument `{name}` must be integers for integer currents, but got {tensor.dtype} with fractions; do round it.")
     if not like.is_floating_point() and tensor.numel():
@@ -282,7 +298,7 @@ def _start(v0: Any, shape: torch.Size, like: Tensor) -> Tensor:
 
 def _level(threshold: Any, shape: torch.Size, like: Tensor) -> Tensor:
     """Return thresholds, flat: one number, or one for each neuron of a sample where all samples have the same."""
-    tensor = torch.as_tensor(threshold, device=like.device)
+    tensor = _as_tensor("threshold", threshold, like)
     if not (tensor.numel() and float(tensor.min()) > 0):
         lowest = tensor.min().item() if tensor.numel() else "none"
         raise ValueError(f"Argument `threshold` must be above 0, but got {lowest}; do pass the potential at which a neuron fires.")
@@ -295,6 +311,7 @@ def _level(threshold: Any, shape: torch.Size, like: Tensor) -> Tensor:
 def _target(out: Tensor | None, flow: Tensor) -> Tensor:
     if out is None:
         return torch.empty_like(flow, dtype=flow.dtype if flow.is_floating_point() else torch.uint8)
+    _of_kind("out", out, Tensor)
     if out.shape != flow.shape or out.dtype not in _SPIKES or out.device != flow.device or not out.is_contiguous():
         raise ValueError(
             f"Argument `out` must be contiguous, of shape {tuple(flow.shape)} on {flow.device} and hold 0 and 1, but got {out.dtype} of "

@@ -31,7 +31,7 @@ def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def jaxtyped(function: Any = None, *, typechecker: Any) -> Any:
-    """Wrap what has shapes to check and nothing else: the hook wraps every function, which took a third of the time of all tests."""
+    """Wrap what has shapes to check and nothing else: the hook wraps every function, which took a third of the time of tests of layers."""
     if function is None:
         return partial(jaxtyped, typechecker=typechecker)
     return _jaxtyped(function, typechecker=typechecker) if takes_arrays(function) else function

@@ -125,12 +125,17 @@ def test_short_requests_pass_the_pipe_and_long_ones_the_socket(monkeypatch: pyte
         wire.close()
 
 
-def test_requests_that_are_under_way_together_keep_to_the_socket() -> None:
+def test_requests_behind_others_keep_to_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
         wire = Wire(chip_at(server.address))
         wire.exchange("ping", {}, {})
-        numbers = [wire.submit("ping", {}, {"number": np.array([n])}) for n in range(40)]
-        assert [int(wire.result(number).arrays["number"][0]) for number in numbers] == list(range(40))
+        sent: list[str] = []
+        through, over = pipes_of(wire).send, wire._send
+        monkeypatch.setattr(pipes_of(wire), "send", lambda frames: (sent.append("pipe"), through(frames))[1])
+        monkeypatch.setattr(wire, "_send", lambda frames: (sent.append("socket"), over(frames)))
+        numbers = [wire.submit("ping", {}, {"n": NUMBERS + n}) for n in range(5)]
+        assert sent == ["pipe"] + ["socket"] * 4
+        assert all(np.array_equal(wire.result(number).arrays["n"], NUMBERS + n) for n, number in enumerate(numbers))
         wire.close()
 
 

@@ -307,6 +307,10 @@ GOOD = torch.ones(2, 3)
         ({"comparator": "<"}, "`comparator` must be '>=' or '>'"),
         ({"reset_moment": "later"}, "`reset_moment` must be"),
         ({"out": torch.ones(3, 3)}, "`out` must be contiguous, of shape (2, 3)"),
+        ({"out": torch.ones(2, 3).numpy()}, "`out` must be of the kind of `current`, Tensor, but got ndarray"),
+        ({"current": GOOD.numpy(), "out": torch.ones(2, 3)}, "`out` must be of the kind of `current`, ndarray, but got Tensor"),
+        ({"threshold": "a"}, "`threshold` must be a number, or one for each neuron, but got 'a'"),
+        ({"v0": [[1.0], 2.0]}, "`v0` must be a number, or one for each neuron"),
         ({"backend": "cuda"}, "`backend` must be"),
     ],
 )

@@ -1,7 +1,7 @@
 """Short messages between two processes of one machine: a pipe each way.
 
-What a socket of ZeroMQ carries wakes four threads, of which two do nothing but hand it on; a pipe wakes the one that waits for it. Between
-two reads of a few milliseconds that is a tenth of the time. A client opens the pipes that a server made through ``/proc``, as
+What a socket of ZeroMQ carries wakes three threads, of which two do nothing but hand it on; a pipe wakes the one that waits for it. Of a
+read of a few milliseconds that is a tenth. A client opens the pipes that a server made through ``/proc``, as
 `simulator.link.shared_memory` does with memory. A client whose server has closed the pipes finds that out when it writes; otherwise the
 connection tells, which stays beside them, when the other end is gone.
 """
