@@ -46,12 +46,19 @@ class _EightModel(models.PrimitiveModel):
 
 def _compiled(typing: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """Replace a plain function by instructions where loops are compiled."""
-    return lambda plain: plain if config.DISABLE_JIT else intrinsic(typing)
+    return lambda plain: plain if config.DISABLE_JIT else intrinsic(prefer_literal=True)(typing)
 
 
 def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     data = context.make_array(kind)(context, builder, value=array).data
     return builder.bitcast(builder.gep(data, [at]), _VECTOR.as_pointer())
+
+
+def prefetch(builder: Any, pointer: Any, write: int) -> None:
+    """Have the line at a pointer brought into all caches as data, to be read or with `write` 1 to be overwritten."""
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INDEX, _INDEX, _INDEX])
+    ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(ask, [pointer, _INDEX(write), _INDEX(3), _INDEX(1)])
 
 
 def _spread(builder: Any, number: Any) -> Any:
@@ -85,6 +92,20 @@ def _store_vector(_: Any, array: Any, at: Any, value: Any) -> Any:
 def store(array: Any, at: int, value: Any) -> None:
     """Write ``array[at : at + 8]`` of a flat array."""
     array[at : at + EIGHT] = value
+
+
+def _ask_line(_: Any, array: Any, at: Any, write: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, value=arguments[0]).data
+        prefetch(builder, builder.gep(data, [arguments[1]]), write.literal_value)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, write), build
+
+
+@_compiled(_ask_line)
+def ask(array: Any, at: int, write: int) -> None:
+    """Have eight numbers of a flat array brought into the caches, with `write` 1 to be overwritten; beyond its end this does nothing."""
 
 
 def _spread_vector(_: Any, number: Any) -> Any:

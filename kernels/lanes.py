@@ -13,6 +13,8 @@ from numba import types
 from numba.core import cgutils as _untyped
 from numba.extending import intrinsic
 
+from kernels.eights import prefetch
+
 cgutils: Any = _untyped
 ir: Any = cgutils.ir
 """LLVM's types and instructions, as numba builds them."""
@@ -52,12 +54,8 @@ def _load(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
 def _ask(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> None:
     """Have the lines of a vector brought into the cache; beyond the end of an array this does nothing."""
     data, each = context.make_array(kind)(context, builder, value=array).data, LINE_BYTES * 8 // kind.dtype.bitwidth
-    prefetch = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(ir.VoidType(), [data.type, _NUMBER, _NUMBER, _NUMBER]), "llvm.prefetch.p0"
-    )
     for line in range(0, LANES, each):
-        # To be read, into all caches, as data.
-        builder.call(prefetch, [builder.gep(data, [builder.add(at, at.type(line))]), _NUMBER(0), _NUMBER(3), _NUMBER(1)])
+        prefetch(builder, builder.gep(data, [builder.add(at, at.type(line))]), 0)
 
 
 def _one(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:

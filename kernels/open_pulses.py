@@ -165,14 +165,14 @@ def build_propagators(
         for half in range(2):
             for lane in range(lanes):
                 mix_lane(samples, chosen, (first_step + lane) * stride + n, carriers, half, mixing, lane, drives)
-            fill_entries(plan, drives, scale, entries, 0)
+            fill_entries(plan, drives, scale, entries)
             for _ in range(repeats):
                 for c in range(states):
                     keep_vector(plan, stack, columns, 2 * c * numbers, True)
                     if keep:
                         keep_vector(plan, stack, kept, place, False)
                         place += 2 * numbers
-                    sum_series(plan, energies, entries, 0, series, stack)
+                    sum_series(plan, energies, entries, series, stack)
                     keep_lanes(plan, stack, lanes, columns, 2 * c * numbers)
     for c in range(states):
         for i in range(states):
@@ -272,15 +272,15 @@ def pull_back_matrices(
                 for half in range(1, -1, -1):
                     for lane in range(lanes):
                         mix_lane(samples, chosen, (start + lane) * stride + n, carriers, half, mixing, lane, drives)
-                    fill_entries(plan, drives, scale, entries, 0)
+                    fill_entries(plan, drives, scale, entries)
                     by_drive[:] = 0.0
                     for _ in range(repeats):
                         for c in range(states - 1, -1, -1):
                             place -= 2 * numbers
                             keep_vector(plan, powers, before, place, True)
                             keep_vector(plan, sums, columns, 2 * c * numbers, True)
-                            sum_both(plan, energies, entries, 0, series, sums, powers, 0)
-                            pull_back_drives(plan, sums, powers, 0, by_drive)
+                            sum_both(plan, energies, entries, series, sums, powers)
+                            pull_back_drives(plan, sums, powers, by_drive)
                             keep_lanes(plan, sums, lanes, columns, 2 * c * numbers)
                     for lane in range(lanes):
                         unmix_lane(by_drive, chosen, (start + lane) * stride + n, carriers, half, mixing, lane, scale, gradient)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numba
 import numpy as np
 
-from kernels.eights import EIGHT, load, minus, plus, spread, store, total
+from kernels.eights import EIGHT, ask, load, minus, plus, spread, store, total
 from kernels.pulse_plans import Plan
 
 ORDER: Final = 7
@@ -49,8 +49,8 @@ def exponent_bound(norms: Any, mixing: Any, samples: Any) -> float:
 
 
 @_inlined
-def fill_entries(plan: Plan, drives: Any, scale: float, entries: Any, at: int) -> None:
-    """Write what drives change of the Hamiltonian times `scale`, from `at` on; drives are eights, real and imaginary parts of each."""
+def fill_entries(plan: Plan, drives: Any, scale: float, entries: Any) -> None:
+    """Write what drives change of the Hamiltonian times `scale`; drives are eights, real and imaginary parts of each."""
     apart, further, other = plan.static.shape[0] // 3, plan.weights.shape[0] // 2, drives.shape[0] // 2
     none, factor = spread(0.0), spread(scale)
     for d in range(plan.driven.shape[0]):
@@ -62,9 +62,9 @@ def fill_entries(plan: Plan, drives: Any, scale: float, entries: Any, at: int) -
             weight_re, weight_im = load(plan.weights, t * EIGHT), load(plan.weights, further + t * EIGHT)
             x = minus(plus(x, drive_re, weight_re), drive_im, weight_im)
             y = plus(plus(y, drive_re, weight_im), drive_im, weight_re)
-        store(entries, at + place, plus(none, factor, x))
-        store(entries, at + apart + place, plus(none, factor, y))
-        store(entries, at + 2 * apart + place, minus(none, factor, y))
+        store(entries, place, plus(none, factor, x))
+        store(entries, apart + place, plus(none, factor, y))
+        store(entries, 2 * apart + place, minus(none, factor, y))
 
 
 @_inlined
@@ -126,15 +126,15 @@ def scale_last(plan: Plan, factor: float, stack: Any) -> None:
 
 
 @_lean
-def sum_series(plan: Plan, energies: Any, entries: Any, entries_at: int, series: Any, stack: Any) -> None:
-    """Replace the first vector of a stack by ``exp(i H)`` of it, the sum of a series by Horner's rule; H begins at `entries_at`.
+def sum_series(plan: Plan, energies: Any, entries: Any, series: Any, stack: Any) -> None:
+    """Replace the first vector of a stack by ``exp(i H)`` of it, the sum of a series by Horner's rule.
 
     Vector k, from 1 to `ORDER`, becomes ``sum_a series[a + k] (i H)^a`` of it.
     """
-    size, own = 2 * plan.half, entries[entries_at:]
+    size = 2 * plan.half
     scale_last(plan, series[ORDER], stack)
     for k in range(ORDER - 1, -1, -1):
-        multiply(plan, energies, own, series[k], stack, (k + 1) * size, k * size)
+        multiply(plan, energies, entries, series[k], stack, (k + 1) * size, k * size)
 
 
 @_inlined
@@ -151,32 +151,25 @@ def keep_vector(plan: Plan, stack: Any, kept: Any, place: int, back: bool) -> No
             store(kept, place + numbers + t, load(stack, other))
 
 
-@_lean
-def raise_powers(plan: Plan, energies: Any, entries: Any, entries_at: int, series: Any, powers: Any, at: int) -> None:
-    """Fill the stack that begins at `at` with ``(i H)^k u`` of its first vector u up to `ORDER`, and write ``exp(-i H) u`` behind it."""
-    size, own = 2 * plan.half, entries[entries_at:]
-    for k in range(ORDER):
-        multiply(plan, energies, own, 0.0, powers, at + k * size, at + (k + 1) * size)
-    for t in range(at + EIGHT, at + size - EIGHT, EIGHT):
-        even, odd = spread(0.0), spread(0.0)
-        for k in range(0, ORDER, 2):
-            even = plus(even, spread(series[k]), load(powers, t + k * size))
-            odd = minus(odd, spread(series[k + 1]), load(powers, t + (k + 1) * size))
-        store(powers, t + (ORDER + 1) * size, plus(even, spread(1.0), odd))
+@_inlined
+def ask_kept(plan: Plan, kept: Any, place: int, write: int) -> None:
+    """Have a kept vector brought into the caches while there is work to do: waiting for it takes a third of the time of an exponential."""
+    for t in range(0, 2 * plan.energies.shape[0], EIGHT):
+        ask(kept, place + t, write)
 
 
 @_lean
-def sum_both(plan: Plan, energies: Any, entries: Any, entries_at: int, series: Any, sums: Any, powers: Any, at: int) -> None:
-    """Do what `sum_series` does with `sums`, and fill the stack of `powers` that begins at `at` as `raise_powers`, up to ``ORDER - 1``."""
-    size, own = 2 * plan.half, entries[entries_at:]
+def sum_both(plan: Plan, energies: Any, entries: Any, series: Any, sums: Any, powers: Any) -> None:
+    """Do what `sum_series` does with `sums`, and fill `powers` with ``(i H)^k u`` of its first vector u up to ``ORDER - 1``."""
+    size = 2 * plan.half
     scale_last(plan, series[ORDER], sums)
     for k in range(ORDER - 1, 0, -1):
-        multiply_both(plan, energies, own, series[k], sums, (k + 1) * size, powers, at + (ORDER - 1 - k) * size)
-    multiply(plan, energies, own, series[0], sums, size, 0)
+        multiply_both(plan, energies, entries, series[k], sums, (k + 1) * size, powers, (ORDER - 1 - k) * size)
+    multiply(plan, energies, entries, series[0], sums, size, 0)
 
 
 @_lean
-def pull_back_drives(plan: Plan, sums: Any, powers: Any, at: int, by_drive: Any) -> None:
+def pull_back_drives(plan: Plan, sums: Any, powers: Any, by_drive: Any) -> None:
     """Add to the cotangents of the drives what ``exp(-i H) u`` makes of its own, from the stacks that `sum_both` fills."""
     half, further, other = plan.half, plan.weights.shape[0] // 2, by_drive.shape[0] // 2
     size, one = 2 * half, spread(1.0)
@@ -187,7 +180,7 @@ def pull_back_drives(plan: Plan, sums: Any, powers: Any, at: int, by_drive: Any)
             # Four sums: fewer would wait for themselves.
             a, b, c, d = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
             for k in range(ORDER):
-                w, v = (k + 1) * size + i, at + k * size + j
+                w, v = (k + 1) * size + i, k * size + j
                 w_re, w_im, v_re, v_im = load(sums, w), load(sums, w + half), load(powers, v), load(powers, v + half)
                 if k % 2 == 0:
                     a, b, c, d = plus(a, w_re, v_im), minus(b, w_im, v_re), plus(c, w_re, v_re), plus(d, w_im, v_im)
@@ -308,12 +301,12 @@ def take_vectors(plan: Plan, rows: Any, first: int, count: int, stack: Any, back
 
 @_jit
 def evolve_vectors(
-    plan: Plan, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, states: Any, kept: Any, apart: int
+    plan: Plan, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, states: Any, kept: Any, keeping: bool
 ) -> None:
-    """Evolve each vector in place; unless `apart` is 0, the vectors before every so many exponentials stay in `kept`.
+    """Evolve each vector in place; with `keeping`, those before each exponential stay in `kept`.
 
     Shapes: samples (batch or 1, samples, channels), carriers (samples, 2, channels), mixing (operators, channels), states
-    (batch, states), kept (batch / lanes rounded up, exponentials / apart rounded up * 2 * numbers of the diagonal).
+    (batch, states), kept (batch / lanes rounded up, exponentials * 2 * numbers of the diagonal).
     """
     taken, batch, scale = 2 * plan.energies.shape[0], states.shape[0], -1.0 / repeats
     drives, played = zeros(2 * mixing.shape[0] * EIGHT), zeros(2 * mixing.shape[1] * EIGHT)
@@ -321,66 +314,53 @@ def evolve_vectors(
     stack = zeros((ORDER + 1) * 2 * plan.half)
     scale_energies(plan, scale, energies, entries)
     for first in range(0, batch, plan.lanes):
-        count, position, wait = min(plan.lanes, batch - first), 0, 0
+        count, position = min(plan.lanes, batch - first), 0
         take_vectors(plan, states, first, count, stack, False)
         for n in range(samples.shape[1]):
             take_samples(plan, samples, first, count, n, played)
             for half in range(2):
                 mix_drives(played, carriers[n, half], mixing, drives)
-                fill_entries(plan, drives, scale, entries, 0)
+                fill_entries(plan, drives, scale, entries)
                 for _ in range(repeats):
-                    if apart > 0 and wait == 0:
+                    if keeping:
                         keep_vector(plan, stack, kept[first // plan.lanes], position, False)
-                        position, wait = position + taken, apart
-                    wait -= 1
-                    sum_series(plan, energies, entries, 0, series, stack)
+                        position += taken
+                        ask_kept(plan, kept[first // plan.lanes], position, 1)
+                    sum_series(plan, energies, entries, series, stack)
         take_vectors(plan, states, first, count, stack, True)
 
 
 @_jit
 def pull_back_vectors(
-    plan: Plan, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, kept: Any, apart: int, cotangents: Any, gradient: Any
+    plan: Plan, samples: Any, carriers: Any, mixing: Any, series: Any, repeats: int, kept: Any, cotangents: Any, gradient: Any
 ) -> None:
     """Pull cotangents of the evolved vectors back to the vectors in place, and add those of the samples to `gradient`.
 
-    `kept` is what `evolve_vectors` left, `apart` exponentials apart; `gradient` has the shape of `samples`.
+    `kept` is what `evolve_vectors` left; `gradient` has the shape of `samples`.
     """
-    taken, batch, scale, size = 2 * plan.energies.shape[0], cotangents.shape[0], 1.0 / repeats, 2 * plan.half
-    each, exponentials = 2 * repeats, 2 * repeats * samples.shape[1]
+    taken, batch, scale = 2 * plan.energies.shape[0], cotangents.shape[0], 1.0 / repeats
     drives, played = zeros(2 * mixing.shape[0] * EIGHT), zeros(2 * mixing.shape[1] * EIGHT)
     by_drive, by_played = zeros(drives.shape[0]), zeros(played.shape[0])
-    # Hamiltonians and powers of all exponentials between two kept vectors.
-    numbers, stack = plan.static.shape[0], (ORDER + 1) * size
-    energies, entries = zeros(plan.energies.shape[0]), zeros(apart * numbers)
-    sums, powers = zeros(stack), zeros(apart * stack)
-    for k in range(apart):
-        scale_energies(plan, scale, energies, entries[k * numbers : (k + 1) * numbers])
+    energies, entries = zeros(plan.energies.shape[0]), zeros(plan.static.shape[0])
+    sums, powers = zeros((ORDER + 1) * 2 * plan.half), zeros(ORDER * 2 * plan.half)
+    scale_energies(plan, scale, energies, entries)
     # What was kept last is the most likely to be in the caches still.
     for first in range((batch - 1) // plan.lanes * plan.lanes, -1, -plan.lanes):
-        count = min(plan.lanes, batch - first)
+        count, position = min(plan.lanes, batch - first), 2 * repeats * samples.shape[1] * taken
         take_vectors(plan, cotangents, first, count, sums, False)
-        by_played[:] = 0.0
-        for start in range((exponentials - 1) // apart * apart, -1, -apart):
-            last = min(start + apart, exponentials) - 1
-            keep_vector(plan, powers, kept[first // plan.lanes], start // apart * taken, True)
-            for k in range(last - start + 1):
-                n, part = divmod(start + k, each)
-                if k == 0 or part == 0:
-                    take_samples(plan, samples, first, count, n, played)
-                mix_drives(played, carriers[n, part // repeats], mixing, drives)
-                fill_entries(plan, drives, scale, entries, k * numbers)
-                if start + k < last:
-                    raise_powers(plan, energies, entries, k * numbers, series, powers, k * stack)
-            for k in range(last - start, -1, -1):
-                n, part = divmod(start + k, each)
+        for n in range(samples.shape[1] - 1, -1, -1):
+            take_samples(plan, samples, first, count, n, played)
+            by_played[:] = 0.0
+            for half in range(1, -1, -1):
+                mix_drives(played, carriers[n, half], mixing, drives)
+                fill_entries(plan, drives, scale, entries)
                 by_drive[:] = 0.0
-                if start + k < last:
-                    sum_series(plan, energies, entries, k * numbers, series, sums)
-                else:
-                    sum_both(plan, energies, entries, k * numbers, series, sums, powers, k * stack)
-                pull_back_drives(plan, sums, powers, k * stack, by_drive)
-                unmix_drives(by_drive, carriers[n, part // repeats], mixing, scale, by_played)
-                if part == 0:
-                    give_samples(plan, by_played, first, count, n, gradient)
-                    by_played[:] = 0.0
+                for _ in range(repeats):
+                    position -= taken
+                    keep_vector(plan, powers, kept[first // plan.lanes], position, True)
+                    ask_kept(plan, kept[first // plan.lanes], position - taken, 0)
+                    sum_both(plan, energies, entries, series, sums, powers)
+                    pull_back_drives(plan, sums, powers, by_drive)
+                unmix_drives(by_drive, carriers[n, half], mixing, scale, by_played)
+            give_samples(plan, by_played, first, count, n, gradient)
         take_vectors(plan, cotangents, first, count, sums, True)

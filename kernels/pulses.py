@@ -36,8 +36,6 @@ TAYLOR_RADIUS: Final = 0.02
 """Norm up to which the Taylor series is taken: it errs by rounding only, and the Chebyshev coefficients would drown in that."""
 REUSED_BYTES: Final = 1 << 25
 """Memory of a forward pass that is not given back to the system."""
-CACHED_BYTES: Final = 1 << 17
-"""Memory of what the adjoint computes again at one time: a part of the second cache of a core."""
 KEPT_BYTES: Final = 1 << 28
 """Memory for what the adjoint needs of the forward pass; beyond it the forward pass is repeated vector by vector."""
 
@@ -247,7 +245,7 @@ def evolve(
     phase = math.remainder(system.shift * system.sample_seconds * len(carriers), 2 * math.pi)
     made = system.side_by_side if len(states) >= SIDE_BY_SIDE else system.single
     turned = complex(math.cos(phase), -math.sin(phase))
-    settings = Settings(made, carriers, mixing, series_coefficients(radius), repeats, turned, exponentials_apart(made))
+    settings = Settings(made, carriers, mixing, series_coefficients(radius), repeats, turned)
     if torch.is_grad_enabled() and (samples.requires_grad or states.requires_grad):
         result: Tensor = _Evolve.apply(samples, states, settings)  # type: ignore[no-untyped-call]
         return result
@@ -268,8 +266,6 @@ class Settings(NamedTuple):
         Coefficients of the series, and in how many parts an exponential is taken.
     phase
         Of the energy that was taken off the diagonal.
-    apart
-        Exponentials from one vector that the adjoint keeps to the next.
     """
 
     plan: Plan
@@ -278,7 +274,6 @@ class Settings(NamedTuple):
     series: npt.NDArray[np.float64]
     repeats: int
     phase: complex
-    apart: int
 
 
 SIDE_BY_SIDE: Final = 3
@@ -287,31 +282,19 @@ NOTHING_KEPT: Final = np.empty((1, 1))
 
 
 def _forward(settings: Settings, samples: Any, states: Any, kept: Any = None) -> None:
-    made, carriers, mixing, series, repeats, _, apart = settings
-    memory, apart = (NOTHING_KEPT, 0) if kept is None else (kept, apart)
-    evolve_vectors(made, samples, carriers, mixing, series, repeats, states, memory, apart)
+    made, carriers, mixing, series, repeats, _ = settings
+    evolve_vectors(made, samples, carriers, mixing, series, repeats, states, NOTHING_KEPT if kept is None else kept, kept is not None)
 
 
 def _backward(settings: Settings, samples: Any, kept: Any, cotangents: Any, gradient: Any) -> None:
-    made, carriers, mixing, series, repeats, _, apart = settings
-    pull_back_vectors(made, samples, carriers, mixing, series, repeats, kept, apart, cotangents, gradient)
+    made, carriers, mixing, series, repeats, _ = settings
+    pull_back_vectors(made, samples, carriers, mixing, series, repeats, kept, cotangents, gradient)
 
 
 def _kept_shape(settings: Settings, batch: int, samples: int) -> tuple[int, int]:
-    """Return the shape of what the adjoint needs: the vectors before every so many exponentials."""
+    """Return the shape of what the adjoint needs: the vectors before each exponential."""
     made = settings.plan
-    return -(-batch // made.lanes), -(-2 * settings.repeats * samples // settings.apart) * 2 * len(made.energies)
-
-
-def exponentials_apart(made: Plan) -> int:
-    """Return how many exponentials lie between the vectors that the adjoint keeps.
-
-    It computes what is between again, one product more for each: so many fit into the caches, while many vectors kept wait for the memory
-    and drive out what runs around the loops. A single vector's products wait for each other, and two at a time take hardly longer than one:
-    its adjoint keeps all.
-    """
-    each = ((ORDER + 1) * 2 * made.half + len(made.static)) * 8
-    return 1 if made.lanes == 1 else max(1, CACHED_BYTES // each)
+    return -(-batch // made.lanes), 2 * settings.repeats * samples * 2 * len(made.energies)
 
 
 def to_numpy(tensor: Tensor) -> npt.NDArray[np.complex128]:
