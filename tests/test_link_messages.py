@@ -58,6 +58,42 @@ def test_a_header_of_other_fields_is_refused_with_its_first_fault(header: dict[s
     assert refusal.value.code == "malformed"
 
 
+LAYOUT = {"name": "v", "dtype": "<f4", "shape": [0]}
+
+
+@pytest.mark.parametrize(
+    ("part", "largest", "beyond"),
+    [
+        ("kind", "k" * 32, "k" * 33),
+        ("session", SESSION, SESSION[1:]),
+        ("session", SESSION, SESSION + b"0"),
+        ("session", SESSION, SESSION.decode("ascii")),
+        ("number", -1, -2),
+        ("number", (1 << 62) - 1, 1 << 62),
+        ("number", 7, 7.0),
+        ("number", 1, True),
+        ("done", -1, -2),
+        ("body", {"a": 1}, {1: "a"}),
+        ("body", {}, None),
+        ("arrays", [LAYOUT], [LAYOUT | {"name": "v" * 65}]),
+        ("arrays", [LAYOUT | {"shape": [0] * 8}], [LAYOUT | {"shape": [0] * 9}]),
+        ("arrays", [LAYOUT], [LAYOUT | {"shape": [True]}]),
+        ("arrays", [LAYOUT], [LAYOUT | {"shape": [1 << 40]}]),
+        ("arrays", [LAYOUT], [LAYOUT | {"offset": -64}]),
+        ("arrays", [LAYOUT], [LAYOUT | {"offset": "0"}]),
+        ("arrays", [LAYOUT | {"name": f"v{n}"} for n in range(64)], [LAYOUT | {"name": f"v{n}"} for n in range(65)]),
+    ],
+)
+def test_a_header_within_its_limits_is_taken_and_none_beyond_them(part: str, largest: object, beyond: object) -> None:
+    header = {"kind": "x", "session": SESSION, "number": 0, "body": {}, "arrays": []}
+    frames = [b""] * len(largest) if part == "arrays" and isinstance(largest, list) else []
+    assert decode(sealed({**header, part: largest}, *frames)).kind
+    frames = [b""] * len(beyond) if part == "arrays" and isinstance(beyond, list) else []
+    with pytest.raises(MessageError, match="the header must have the fields of the protocol, but") as refusal:
+        decode(sealed({**header, part: beyond}, *frames))
+    assert refusal.value.code == "malformed"
+
+
 @given(st.data())
 @settings(max_examples=200)
 def test_any_bit_that_changes_is_seen(data: st.DataObject) -> None:

@@ -1,7 +1,9 @@
 """Short messages through pipes: whole or not at all, the same answers as over the socket, and nothing left behind."""
 
 import gc
+import math
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.link import pipes
 from simulator.link.client import Connection
 from simulator.link.messages import Message, encode
 from simulator.link.pipes import PIECE_BYTES, BrokenPipeMessageError, MessagePipes
@@ -51,7 +54,7 @@ def test_messages_arrive_in_their_order_with_their_frames(messages: list[list[by
     client = MessagePipes.attach(os.getpid(), **server.place)
     for one, other in ((client, server), (server, client)):
         sent = [frames for frames in messages if one.send(frames)]
-        short = [frames for frames in messages if 4 + sum(2 + len(frame) for frame in frames) <= PIECE_BYTES]
+        short = [frames for frames in messages if 2 + sum(2 + len(frame) for frame in frames) <= PIECE_BYTES]
         assert sent == short  # at most 12 of 4096 bytes: a pipe has room for 16
         assert [other.receive() for _ in sent] == sent and other.receive() is None
     client.close()
@@ -60,8 +63,8 @@ def test_messages_arrive_in_their_order_with_their_frames(messages: list[list[by
 
 def test_what_is_too_long_or_finds_no_room_is_not_sent(ends: tuple[MessagePipes, MessagePipes]) -> None:
     client, server = ends
-    longest = [bytes(PIECE_BYTES - 6)]
-    assert not client.send([bytes(PIECE_BYTES - 5)]) and not client.send([b""] * PIECE_BYTES)
+    longest = [bytes(PIECE_BYTES - 4)]
+    assert not client.send([bytes(PIECE_BYTES - 3)]) and not client.send([b""] * PIECE_BYTES)
     count = 0
     while client.send(longest):
         count += 1
@@ -89,8 +92,8 @@ def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
         pass
     else:  # it happens to be one
         assert frames is not None
-        head = np.array([sum(2 + len(frame) for frame in frames), len(frames), *map(len, frames)], "<u2")
-        assert data.startswith(head.tobytes() + b"".join(bytes(frame) for frame in frames))
+        head = np.array([len(frames), *map(len, frames)], "<u2")
+        assert data == head.tobytes() + b"".join(bytes(frame) for frame in frames)
     client.close()
     server.close()
 
@@ -131,7 +134,7 @@ def test_requests_behind_others_keep_to_the_socket(monkeypatch: pytest.MonkeyPat
         wire.exchange("ping", {}, {})
         sent: list[str] = []
         through, over = pipes_of(wire).send, wire._send
-        monkeypatch.setattr(pipes_of(wire), "send", lambda frames: (sent.append("pipe"), through(frames))[1])
+        monkeypatch.setattr(pipes_of(wire), "send", lambda *message: (sent.append("pipe"), through(*message))[1])
         monkeypatch.setattr(wire, "_send", lambda frames: (sent.append("socket"), over(frames)))
         numbers = [wire.submit("ping", {}, {"n": NUMBERS + n}) for n in range(5)]
         assert sent == ["pipe"] + ["socket"] * 4
@@ -144,9 +147,9 @@ def test_where_a_pipe_has_no_room_the_socket_carries_the_message(end: str) -> No
     with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
         wire = Wire(chip_at(server.address))
         wire.exchange("ping", {}, {})
-        pipes = pipes_of(wire) if end == "client" else server._sessions.pipes_of(wire.session)
-        assert pipes is not None
-        pipes.send = lambda frames: False  # type: ignore[method-assign]
+        own = pipes_of(wire) if end == "client" else server._sessions.pipes_of(wire.session)
+        assert own is not None
+        own.send = lambda *message: False  # type: ignore[method-assign]
         assert np.array_equal(wire.exchange("ping", {}, {"n": NUMBERS}).arrays["n"], NUMBERS)
         wire.close()
 
@@ -158,10 +161,10 @@ def test_a_damaged_request_through_a_pipe_is_asked_for_again() -> None:
         wire.exchange("ping", {}, {})
         send = pipes_of(wire).send
 
-        def damaging(frames: list[bytes]) -> bool:
+        def damaging(frames: list[bytes], topic: str) -> bool:
             damaged = bytearray(frames[0])
             damaged[-1] ^= 0x10
-            return send([bytes(damaged), *frames[1:]])
+            return send([bytes(damaged), *frames[1:]], topic)
 
         pipes_of(wire).send = damaging  # type: ignore[method-assign,assignment]
         targets = np.full((4, 3), 5e-5, np.float32)
@@ -229,6 +232,118 @@ def test_a_wire_that_nobody_closed_is_let_go_of_as_garbage() -> None:
         gc.collect()
         assert context.closed
     assert open_files() == before
+
+
+# waiting awake
+
+
+class SteppingClock:
+    """Tells a time that passes by `step` at every look."""
+
+    def __init__(self, step: float) -> None:
+        self.now, self.step = 0.0, step
+
+    def perf_counter(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def test_what_came_soon_before_is_awaited_awake_once(ends: tuple[MessagePipes, MessagePipes], monkeypatch: pytest.MonkeyPatch) -> None:
+    client, server = ends
+    clock = SteppingClock(1e-4)
+    monkeypatch.setattr(pipes, "time", clock)
+    monkeypatch.setattr(client, "_may_spin", True)
+
+    def asked(topic: str) -> float:
+        client.send([b"asked"], topic)
+        server.receive()
+        return client.due
+
+    assert asked("short") == math.inf  # nobody knows yet
+    server.send([b"answered"])
+    assert client.due == math.inf and client.receive() == [b"answered"]
+    assert asked("short") == pytest.approx(2e-4)  # the clock was looked at twice: as the server and the client got a message
+    assert not client.comes_now()  # it gives up, or this would never end
+    assert client.due == math.inf  # and goes on asleep
+    server.send([b"answered"])
+    assert client.receive() == [b"answered"]
+    assert asked("short") < pipes.SPIN_SECONDS
+    server.send([b"answered"])
+    assert client.comes_now() and client.receive() == [b"answered"]
+    assert asked("another") == math.inf
+    server.send([b"answered"])
+    clock.step = pipes.SHORT_SECONDS
+    client.receive()
+    assert asked("another") == math.inf  # that one took long
+
+
+def test_where_there_is_one_processor_nothing_is_awaited_awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    server = MessagePipes.make()
+    client = MessagePipes.attach(os.getpid(), **server.place)
+    for _ in range(3):
+        client.send([b"asked"])
+        assert client.due == math.inf
+        server.receive()
+        server.send([b"answered"])
+        assert client.receive() == [b"answered"]
+    client.close()
+    server.close()
+
+
+def test_times_of_so_many_topics_are_remembered(ends: tuple[MessagePipes, MessagePipes]) -> None:
+    client, server = ends
+    for number in range(pipes.TOPICS + 5):
+        client.send([b"asked"], str(number))
+        server.receive()
+        server.send([b"answered"])
+        client.receive()
+    assert len(client._took) == 5
+
+
+def test_both_ends_of_a_link_wait_awake_for_requests_that_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[MessagePipes] = []
+    wait = MessagePipes.comes_now
+    monkeypatch.setattr(MessagePipes, "comes_now", lambda end: (waited.append(end), wait(end))[1])
+    # However slow the machine is.
+    for where in ("pipes.SHORT_SECONDS", "pipes.SPIN_SECONDS", "server.SPIN_SECONDS", "server.LOOK_SECONDS"):
+        monkeypatch.setattr(f"simulator.link.{where}", 60.0)
+    with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
+        wire = Wire(chip_at(server.address))
+        wire.exchange("ping", {}, {})
+        theirs = server._sessions.pipes_of(wire.session)
+        assert theirs is not None
+        pipes_of(wire)._may_spin = theirs._may_spin = True
+
+        def both_waited() -> bool:
+            for _ in range(50):
+                wire.exchange("ping", {}, {"n": NUMBERS})
+            return {*waited} == {pipes_of(wire), theirs}
+
+        assert eventually(both_waited)
+        # An answer that is late is awaited asleep, and found.
+        monkeypatch.setattr(pipes, "SHORT_SECONDS", 0.0)
+        waited.clear()
+        assert np.array_equal(wire.exchange("ping", {}, {"n": NUMBERS}).arrays["n"], NUMBERS) and pipes_of(wire) not in waited
+        wire.close()
+
+
+def test_others_are_answered_while_one_client_asks_again_and_again() -> None:
+    with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
+        busy, other = Wire(chip_at(server.address)), Wire(chip_at(server.address, shared_memory=False))
+        busy.exchange("ping", {}, {})
+        answered = threading.Event()
+
+        def ask() -> None:
+            other.exchange("status", {}, {})
+            answered.set()
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert eventually(lambda: (busy.exchange("ping", {}, {}), answered.is_set())[1])
+        thread.join()
+        busy.close()
+        other.close()
 
 
 def test_an_encoded_message_passes_as_it_is(ends: tuple[MessagePipes, MessagePipes]) -> None:

@@ -14,7 +14,7 @@ from simulator.link.addresses import LinkError, make_keys
 from simulator.link.client import Connection
 from simulator.link.messages import Message, MessageError, decode, encode
 from simulator.link.server import Server
-from simulator.link.shared_memory import ALIGNMENT, HALF_BYTES, SMALLEST_BYTES, SharedMemory
+from simulator.link.shared_memory import ALIGNMENT, HALF_BYTES, SMALLEST_BYTES, SharedMemory, address_of
 from simulator.link.wire import Wire
 from tests.link_cable import Cable
 from tests.link_devices import CountingCells, chip_at
@@ -157,6 +157,42 @@ def test_a_layout_without_a_frame_is_refused_where_nothing_is_shared() -> None:
     with pytest.raises(MessageError, match="must have a frame, as no memory is shared") as refusal:
         decode(sealed({"kind": "x", "session": SESSION, "number": 0, "body": {}, "arrays": [layout]}))
     assert refusal.value.code == "no_session"
+
+
+def test_what_is_lent_is_the_memory_itself_and_anything_else_a_copy(ends: tuple[SharedMemory, SharedMemory]) -> None:
+    client, server = ends
+    frames = encode(Message("read_layer", SESSION, 7, arrays={"inputs": LONG}), client)
+    lent, copied = (decode(frames, memory_of=lambda _: server, lent=kinds).arrays["inputs"] for kinds in ({"read_layer"}, {"ping"}))
+    assert np.array_equal(lent, LONG) and np.array_equal(copied, LONG) and address_of(lent) % ALIGNMENT == 0
+    client.free(7)
+    encode(Message("read_layer", SESSION, 8, arrays={"inputs": -LONG}), client)
+    assert np.array_equal(lent, -LONG) and np.array_equal(copied, LONG)
+    server.close()
+    assert np.array_equal(lent, -LONG)  # it stays as long as somebody reads it
+
+
+def test_only_a_trusted_device_gets_inputs_lent_and_may_answer_what_it_likes() -> None:
+    class Careless(CountingCells):
+        def read_layer(self, layer: str, state: str, read: int, inputs: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+            self.inputs = inputs
+            return np.full((2, 3), np.nan, np.float32)
+
+    for trusted in (False, True):
+        device = Careless()
+        device.is_trusted = trusted
+        with Server(device, "tcp://127.0.0.1:0") as server:
+            connection = Connection(chip_at(server.address))
+            body = {"layer": "1:head", "state": "s", "read": 1}
+            if trusted:
+                assert np.isnan(connection.request("read_layer", body, {"inputs": LONG}).arrays["outputs"]).all()
+            else:
+                with pytest.raises(LinkError, match="finite numbers"):
+                    connection.request("read_layer", body, {"inputs": LONG})
+            assert np.array_equal(device.inputs, LONG)
+            connection.request("ping", arrays={"other": -LONG})  # takes the place of what has been answered
+            assert np.array_equal(device.inputs, -LONG if trusted else LONG)
+            del device.inputs  # it would keep the memory open
+            connection.close()
 
 
 def test_truth_values_in_memory_are_checked_too(ends: tuple[SharedMemory, SharedMemory]) -> None:

@@ -102,6 +102,10 @@ class Device(ABC):
     [[5e-06]]
     """
 
+    is_trusted = False
+    """Whether its answers are passed on as they are, where those of others must be finite numbers of the right shape, and whether
+    it reads inputs where a client on this machine has put them: it must not keep them."""
+
     @abstractmethod
     def describe(self) -> Description:
         """Return what the device is."""

@@ -72,7 +72,7 @@ def handlers(device: Device) -> dict[str, Handler]:
 
     def read_layer(request: Any, message: Message) -> Answer:
         outputs = device.read_layer(own(request, message), request.state, request.read, message.arrays["inputs"])
-        return {}, {"outputs": checked(outputs, name, message.kind)}
+        return {}, {"outputs": outputs if device.is_trusted else checked(outputs, name, message.kind)}
 
     def read_cells(request: Any, message: Message) -> Answer:
         volts = message.arrays["volts"]

@@ -12,13 +12,16 @@ has passed no wire that could damage it, so the checksum is over the header, wit
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from simulator.link.shared_memory import SharedMemory
+
+if TYPE_CHECKING:
+    from simulator.link.headers import ArrayLayout, Header
 
 PROTOCOL = 1
 """Version of the protocol: another one is refused."""
@@ -43,58 +46,6 @@ class MessageError(ValueError):
         self.code, self.session, self.number = code, session, number
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ArrayLayout(_Strict):
-    """How the bytes of one frame are read.
-
-    Attributes
-    ----------
-    name
-        What the array is called in its message.
-    dtype
-        One of `DTYPES`.
-    shape
-        Its shape; the product times the item's size is the frame's length.
-    offset
-        Where it lies in the memory that both ends share; None where it has a frame.
-    """
-
-    name: Annotated[str, Field(max_length=64)]
-    dtype: Literal[DTYPES]  # type: ignore[valid-type]
-    shape: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 40)]], Field(max_length=8)]
-    offset: Annotated[int, Field(ge=0, lt=1 << 40)] | None = None
-
-
-class Header(_Strict):
-    """What a message says beside its arrays.
-
-    Attributes
-    ----------
-    kind
-        What is asked or answered; see `simulator.link.protocol`.
-    session
-        16 random bytes of the client.
-    number
-        Number of the request within its session; an answer bears that of its request, -1 where none could be read.
-    done
-        Answers of this session up to this number have arrived: the server may forget them.
-    body
-        Fields of the message.
-    arrays
-        Layouts of the frames that follow.
-    """
-
-    kind: Annotated[str, Field(max_length=32)]
-    session: Annotated[bytes, Field(min_length=16, max_length=16)]
-    number: Annotated[int, Field(ge=-1, lt=1 << 62)]
-    done: Annotated[int, Field(ge=-1, lt=1 << 62)] = -1
-    body: dict[str, Any] = Field(default_factory=dict)
-    arrays: Annotated[list[ArrayLayout], Field(max_length=ARRAYS)] = Field(default_factory=list)
-
-
 @dataclass(frozen=True, eq=False)
 class Message:
     """A message, decoded.
@@ -102,10 +53,10 @@ class Message:
     Attributes
     ----------
     kind, session, number, done, body
-        See `Header`.
+        See `simulator.link.headers.Header`.
     arrays
         Arrays by name; read-only and without a copy where they came in frames, in memory of their own where they came through memory that
-        both ends share.
+        both ends share, unless they are lent.
     """
 
     kind: str
@@ -137,7 +88,7 @@ def encode(message: Message, memory: SharedMemory | None = None) -> list[Frame]:
     >>> len(frames), decode(frames).arrays["inputs"].shape
     (2, (2, 3))
     """
-    import msgpack
+    from simulator.link.headers import pack  # here, as what it needs comes with the extra `link`
 
     layouts: list[dict[str, Any]] = []
     frames: list[Frame] = []
@@ -151,7 +102,7 @@ def encode(message: Message, memory: SharedMemory | None = None) -> list[Frame]:
         else:
             frames.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b"")
     parts = {"kind": message.kind, "session": message.session, "number": message.number, "done": message.done}
-    header = msgpack.packb({**parts, "body": message.body, "arrays": layouts}, use_bin_type=True)
+    header = pack({**parts, "body": message.body, "arrays": layouts})
     length = len(header) + sum(map(len, frames))
     if len(header) > HEADER_BYTES - 64 or length > MESSAGE_BYTES or len(layouts) > ARRAYS:
         raise MessageError(
@@ -159,11 +110,14 @@ def encode(message: Message, memory: SharedMemory | None = None) -> list[Frame]:
             f"`{message.kind}` must have at most {MESSAGE_BYTES} bytes, {HEADER_BYTES} of them fields, and {ARRAYS} arrays, "
             f"but has {length}, {len(header)} and {len(layouts)}",
         )
-    return [msgpack.packb([PROTOCOL, checksum((header, *frames)), header], use_bin_type=True), *frames]
+    return [pack([PROTOCOL, checksum((header, *frames)), header]), *frames]
 
 
 def decode(
-    frames: Sequence[Frame], limit: int = MESSAGE_BYTES, memory_of: Callable[[bytes], SharedMemory | None] = lambda session: None
+    frames: Sequence[Frame],
+    limit: int = MESSAGE_BYTES,
+    memory_of: Callable[[bytes], SharedMemory | None] = lambda session: None,
+    lent: frozenset[str] = frozenset(),
 ) -> Message:
     """Return the message in some frames; every fault of them is a `MessageError`.
 
@@ -177,6 +131,8 @@ def decode(
         Most bytes of all frames and arrays together.
     memory_of
         Tells the memory that is shared with a session; by default there is none.
+    lent
+        Kinds of messages whose arrays stay in shared memory: they are the other end's again when it gets its answer.
 
     Raises
     ------
@@ -207,11 +163,11 @@ def decode(
         length += math.prod(layout.shape) * np.dtype(layout.dtype).itemsize
         if length > limit:
             raise MessageError("too_long", f"a message must have at most {limit} bytes, but has {length} with what lies in shared memory")
-        arrays[layout.name] = _shared(layout, layout.offset, header, memory_of(header.session))
+        arrays[layout.name] = _shared(layout, layout.offset, header, memory_of(header.session), header.kind in lent)
     return Message(header.kind, header.session, header.number, header.done, header.body, arrays)
 
 
-def _framed(layout: ArrayLayout, frame: Frame) -> Array:
+def _framed(layout: "ArrayLayout", frame: Frame) -> Array:
     """Return an array that has a frame, as a view of it."""
     dtype = np.dtype(layout.dtype)
     needed = math.prod(layout.shape) * dtype.itemsize
@@ -222,18 +178,18 @@ def _framed(layout: ArrayLayout, frame: Frame) -> Array:
     return _of_truth(layout, np.frombuffer(frame, dtype).reshape(layout.shape))
 
 
-def _shared(layout: ArrayLayout, offset: int, header: Header, memory: SharedMemory | None) -> Array:
-    """Return a copy of an array that lies in shared memory."""
+def _shared(layout: "ArrayLayout", offset: int, header: "Header", memory: SharedMemory | None, lent: bool) -> Array:
+    """Return an array that lies in shared memory."""
     if memory is None:
         text = f"array `{layout.name}` must have a frame, as no memory is shared, but has none; begin a session anew"
         raise MessageError("no_session", text, header.session, header.number)
     try:
-        return _of_truth(layout, memory.take(offset, np.dtype(layout.dtype), tuple(layout.shape)))
+        return _of_truth(layout, memory.take(offset, np.dtype(layout.dtype), tuple(layout.shape), lent=lent))
     except ValueError as error:
         raise MessageError("malformed", f"array `{layout.name}` {error}") from None
 
 
-def _of_truth(layout: ArrayLayout, array: Array) -> Array:
+def _of_truth(layout: "ArrayLayout", array: Array) -> Array:
     if layout.dtype == "|b1" and array.size and array.view(np.uint8).max() > 1:
         raise MessageError("malformed", f"array `{layout.name}` of truth values must hold 0 and 1 only, but holds others")
     return array
@@ -255,8 +211,10 @@ def checksum(frames: Sequence[Frame]) -> int:
     return state.intdigest()
 
 
-def _read_header(frames: Sequence[Frame]) -> Header:
-    outer = _unpacked(frames[0]) if frames else None
+def _read_header(frames: Sequence[Frame]) -> "Header":
+    from simulator.link.headers import read_header, unpack
+
+    outer = unpack(frames[0]) if frames else None
     if not isinstance(outer, list) or len(outer) < 1 or type(outer[0]) is not int:
         raise MessageError("malformed", "the first frame must be msgpack of [version, checksum, header], but is not")
     if outer[0] != PROTOCOL:
@@ -267,20 +225,10 @@ def _read_header(frames: Sequence[Frame]) -> Header:
         raise MessageError("malformed", "the first frame must be msgpack of [version, checksum, header], but is not")
     if checksum((outer[2], *frames[1:])) != outer[1]:
         raise MessageError("corrupt", "the checksum must be that of what arrived, but is not: the message was damaged on its way")
-    content = _unpacked(outer[2])
     try:
-        return Header.model_validate(content)
-    except ValidationError as error:
-        raise MessageError("malformed", f"the header must have the fields of the protocol, but {first_fault(error)}") from None
-
-
-def _unpacked(data: Frame) -> Any:
-    import msgpack
-
-    try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=True)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
-        return None
+        return read_header(outer[2])
+    except ValueError as error:
+        raise MessageError("malformed", f"the header must have the fields of the protocol, but {error}") from None
 
 
 def first_fault(error: ValidationError) -> str:
@@ -288,8 +236,9 @@ def first_fault(error: ValidationError) -> str:
 
     Examples
     --------
+    >>> from simulator.link.protocol import ProgramLayer
     >>> try:
-    ...     Header.model_validate({"kind": "ping", "session": bytes(16), "number": 0, "speed": 9})
+    ...     ProgramLayer.model_validate({"layer": "1:head", "seed": 7, "trial": 0, "speed": 9})
     ... except ValidationError as error:
     ...     first_fault(error)
     '`speed`: Extra inputs are not permitted'

@@ -6,8 +6,11 @@ read of a few milliseconds that is a tenth. A client opens the pipes that a serv
 connection tells, which stays beside them, when the other end is gone.
 """
 
+import math
 import os
+import select
 import struct
+import time
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Self
@@ -15,9 +18,18 @@ from typing import Self
 from simulator.link.messages import Frame
 
 PIECE_BYTES = 4096
-"""Pipes take so many bytes whole or not at all (``PIPE_BUF``)."""
-_HEAD = struct.Struct("<HH")
-"""Bytes behind it, and frames: their lengths follow, two bytes each, and then they themselves."""
+"""Pipes take so many bytes whole or not at all (``PIPE_BUF``), and give them back as they were written (``O_DIRECT``)."""
+_COUNT = struct.Struct("<H")
+"""Frames of a message: their lengths follow, two bytes each, and then they themselves."""
+
+
+SPIN_SECONDS = 0.002
+"""For so long at most an end looks for a message again and again: to be woken takes a tenth of a millisecond, and whoever slept goes on
+with cold caches."""
+SHORT_SECONDS = 0.02
+"""What takes longer to come is awaited asleep."""
+TOPICS = 1024
+"""So many times of answers are remembered."""
 
 
 class BrokenPipeMessageError(ValueError):
@@ -47,6 +59,12 @@ class MessagePipes:
 
     def __init__(self, reads: int, writes: int, others: tuple[int, ...] = ()) -> None:
         self.reads, self._writes, self._others = reads, writes, others
+        self._ready = select.poll()
+        self._ready.register(reads, select.POLLIN)
+        self._may_spin = len(os.sched_getaffinity(0)) > 1
+        self._took: dict[str, float] = {}
+        self._expected: tuple[str, float] | None = None
+        self._spins = False
 
     @classmethod
     def make(cls) -> Self:
@@ -57,9 +75,9 @@ class MessagePipes:
         OSError
             Where the system has none to give.
         """
-        requests, ours = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        requests, ours = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC | os.O_DIRECT)
         try:
-            theirs, answers = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            theirs, answers = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC | os.O_DIRECT)
         except BaseException:
             os.close(requests)
             os.close(ours)
@@ -82,8 +100,11 @@ class MessagePipes:
         OSError
             Where they are not on this machine, or another user's.
         """
+        import fcntl  # here, because other systems have none
+
         writes = _opened(os.O_WRONLY, process, *requests)
         try:
+            fcntl.fcntl(writes, fcntl.F_SETFL, os.O_NONBLOCK | os.O_DIRECT)
             return cls(_opened(os.O_RDWR, process, *answers), writes)
         except BaseException:
             os.close(writes)
@@ -94,16 +115,19 @@ class MessagePipes:
         """Where a client finds them: what `attach` takes beside the process."""
         return {name: [one, os.fstat(one).st_ino] for name, one in (("requests", self.reads), ("answers", self._writes))}
 
-    def send(self, frames: Sequence[Frame]) -> bool:
-        """Send a message; returns whether it was short enough, there was room, and the other end is still there to read it."""
+    def send(self, frames: Sequence[Frame], topic: str = "") -> bool:
+        """Send a message; returns whether it was short enough, there was room, and the other end is still there to read it.
+
+        What comes back on a `topic` is expected as soon as it was the last time.
+        """
         lengths = [len(frame) for frame in frames]
-        size = 2 * len(frames) + sum(lengths)
-        if _HEAD.size + size > PIECE_BYTES:
+        if _COUNT.size * (1 + len(frames)) + sum(lengths) > PIECE_BYTES:
             return False
         try:
-            os.write(self._writes, b"".join([_HEAD.pack(size, len(frames)), struct.pack(f"<{len(frames)}H", *lengths), *frames]))
+            os.write(self._writes, b"".join([struct.pack(f"<{1 + len(frames)}H", len(frames), *lengths), *frames]))
         except (BlockingIOError, BrokenPipeError):
             return False
+        self._expected, self._spins = (topic, time.perf_counter()), self._may_spin
         return True
 
     def receive(self) -> list[Frame] | None:
@@ -112,23 +136,50 @@ class MessagePipes:
         Raises
         ------
         BrokenPipeMessageError
-            Where something came that is no message: nothing behind it can be read either.
+            Where something came that is no message.
         """
         try:
-            head = os.read(self.reads, _HEAD.size)
-            size, count = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0)
+            piece = os.read(self.reads, PIECE_BYTES)
         except BlockingIOError:
             return None
-        try:
-            piece = os.read(self.reads, size) if _HEAD.size + size <= PIECE_BYTES else b""
-        except BlockingIOError:
-            piece = b""
-        if not 0 < 2 * count <= len(piece) == size:
+        self._take_time()
+        count = _COUNT.unpack_from(piece)[0] if len(piece) >= _COUNT.size else 0
+        start = _COUNT.size * (1 + count)
+        if not 0 < count or len(piece) < start:
             raise BrokenPipeMessageError("a message must come through a pipe whole, but did not")
-        lengths = struct.unpack_from(f"<{count}H", piece)
-        if sum(lengths) != size - 2 * count:
-            raise BrokenPipeMessageError(f"the frames of a message must have {size - 2 * count} bytes, but are said to have {sum(lengths)}")
-        return [piece[first:end] for first, end in pairwise(accumulate(lengths, initial=2 * count))]
+        lengths = struct.unpack_from(f"<{count}H", piece, _COUNT.size)
+        if sum(lengths) != len(piece) - start:
+            raise BrokenPipeMessageError(
+                f"the frames of a message must have {len(piece) - start} bytes, but are said to have {sum(lengths)}"
+            )
+        return [piece[first:end] for first, end in pairwise(accumulate(lengths, initial=start))]
+
+    @property
+    def due(self) -> float:
+        """Seconds that what is expected took to come the last time; infinite where nothing is, or it is to be awaited asleep."""
+        took = math.inf if self._expected is None or not self._spins else self._took.get(self._expected[0], math.inf)
+        return took if took < SHORT_SECONDS else math.inf
+
+    def comes_now(self) -> bool:
+        """Wait awake for what is due, once for each message; returns whether something has come.
+
+        What else wants to run on this processor goes first, and where there is only one this is not waited for.
+        """
+        end = time.perf_counter() + min(2 * self.due, SPIN_SECONDS)
+        self._spins = False
+        while not self._ready.poll(0):
+            if time.perf_counter() >= end:
+                return False
+            os.sched_yield()
+        return True
+
+    def _take_time(self) -> None:
+        if self._expected is not None:
+            if len(self._took) >= TOPICS:
+                self._took.clear()
+            topic, since = self._expected
+            self._took[topic] = time.perf_counter() - since
+            self._expected = None
 
     def close(self) -> None:
         """Let go of the pipes; a second time does nothing."""

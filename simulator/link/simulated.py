@@ -40,6 +40,9 @@ class SimulatedDevice(Device):
     True
     """
 
+    is_trusted = True
+    """They have the same bits as in the client's own process, whatever they are."""
+
     def __init__(self, hardware: Hardware | Chip, *, layers_max: int = 10_000, bytes_max: int = 8 << 30) -> None:
         if not isinstance(hardware, Hardware | Chip):
             raise ValueError(f"Argument `hardware` must be a design or a compiled chip, but got {type(hardware).__name__}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from simulator.link.messages import ARRAYS, Array, MessageError
-from simulator.link.shared_memory import ALIGNMENT
+from simulator.link.shared_memory import ALIGNMENT, address_of
 
 MARK = "__array__"
 
@@ -33,7 +33,7 @@ def borrowed(array: Array) -> Tensor:
     >>> borrowed(torch.ones(2).numpy())
     tensor([1., 1.])
     """
-    fits = array.flags.writeable and array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0
+    fits = array.flags.writeable and array.flags.c_contiguous and address_of(array) % ALIGNMENT == 0
     return torch.from_numpy(array) if fits else tensor_of(array)
 
 

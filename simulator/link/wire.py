@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import math
 import os
 import secrets
 import socket as sockets
@@ -112,7 +113,7 @@ class Wire:
         self._under_way[self._number] = frames
         # Behind others it could overtake one that goes over the socket; and what begins or ends a session is for whoever serves now.
         by_pipe = alone and self._pipes is not None and self._lost_at is None and kind not in ("hello", "goodbye")
-        if not by_pipe or self._pipes is None or not self._pipes.send(frames):
+        if not by_pipe or self._pipes is None or not self._pipes.send(frames, f"{kind} {body.get('layer')}"):
             self._send(frames)
         return self._number
 
@@ -222,7 +223,7 @@ class Wire:
         """Take what arrives, events of the connection and answers; returns whether anything did."""
         import zmq
 
-        ready = dict(self._poller.poll(max(1, min(100, int(seconds * 1000)))))
+        ready = self._ready(seconds)
         # Events first, all of them: an answer may be that of a server that took the place of the one before, and they tell.
         while self._monitor in ready and self._monitor.poll(0):
             self._see_event()
@@ -235,6 +236,16 @@ class Wire:
         if self._pipes is not None and self._pipes.reads in ready:
             self._take_from(self._pipes)
         return bool(ready)
+
+    def _ready(self, seconds: float) -> dict[Any, int]:
+        """Wait so long, or asleep until shortly before an answer is due and then awake; returns what has something to take."""
+        import zmq
+
+        due = math.inf if self._pipes is None else self._pipes.due
+        if due > seconds or self._pipes is None:
+            return dict(self._poller.poll(max(1, min(100, int(seconds * 1000)))))
+        ready = dict(self._poller.poll(max(0, int(1000 * due - 0.5))))
+        return {self._pipes.reads: zmq.POLLIN} if not ready and self._pipes.comes_now() else ready
 
     def _take_from(self, pipes: MessagePipes) -> None:
         try:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -98,7 +99,7 @@ class RemoteLayer(HardwareLayer):
             self._state, self._lost = None, True
 
     def _ask(self, kind: str, body: dict[str, Any] | None = None, **tensors: Tensor) -> tuple[dict[str, Any], dict[str, Array]]:
-        arrays = {name: tensor.detach().to("cpu", torch.float32).contiguous().numpy() for name, tensor in tensors.items()}
+        arrays = {name: _array_of(tensor) for name, tensor in tensors.items()}
         try:
             answer = connect(self.design).request(kind, {"layer": self._handle, **(body or {})}, arrays)
         except LinkError as error:
@@ -390,3 +391,8 @@ class _Read(torch.autograd.Function):
         surrounded, weight = ctx.saved_tensors
         needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         return *ctx.layer.operator.gradients(upstream[0].contiguous(), surrounded, weight, needs), None, None
+
+
+def _array_of(tensor: Tensor) -> Array:
+    found = tensor if tensor.dtype == torch.float32 else tensor.float()
+    return np.asarray(found.numpy(force=True), order="C")
