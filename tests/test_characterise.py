@@ -12,7 +12,9 @@ import simulator as sim
 from devices import ADC, DAC, BareTiles, ComposedCell, IdealCell, ResistiveCell, RRAMCrossbar, StuckCells, from_measurements
 from devices.rram import ConstantSpread, LogDrift, PowerDrift, ProportionalSpread
 from simulator.cli import main
+from simulator.link.cells import CellArray
 from simulator.link.estimating import Estimate, Readings, fitted_drift, lattice_step
+from simulator.link.journal import Journal
 from simulator.link.serving import serve
 
 DEVICE, CYCLE, READ, EXPONENT, EXPONENT_SPREAD = 0.8e-6, 0.5e-6, 0.02, 0.05, 0.01
@@ -183,6 +185,53 @@ def test_the_step_of_a_lattice_is_found_and_noise_is_none() -> None:
     assert lattice_step(codes * 0.013) == pytest.approx(0.013)
     assert lattice_step(np.linspace(0, 1, 50) ** 1.7) is None
     assert lattice_step(np.zeros(4)) is None
+
+
+@pytest.mark.parametrize("done", [1, 4, 6])
+def test_a_run_that_was_ended_goes_on_with_the_same_bits(done: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget, programmed = sim.Budget(levels=3, programs=2, reads=4, seconds=(10.0, 100.0)), []
+    tiles = TILES.replace(rows=16, columns=16)
+    program = CellArray.program_cells
+    monkeypatch.setattr(CellArray, "program_cells", lambda *call: (programmed.append(call[-1]), program(*call)))
+
+    def measured(folder: Path | None) -> sim.Characterization:
+        # Each in a server of its own: what the one before left in the cells is gone.
+        with serve(tiles, "tcp://127.0.0.1:0", block=False) as server:
+            return sim.characterise(server.address, budget=budget, folder=folder, seed=4)
+
+    whole = measured(None)
+    assert programmed == [0, 1, 2, 3, 4, 5]
+    add = Journal.add
+
+    def ended(journal: Journal, *turn: np.ndarray) -> None:  # type: ignore[type-arg]
+        add(journal, *turn)
+        if len(journal.turns) == done:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(Journal, "add", ended)
+        measured(tmp_path)
+    programmed.clear()
+    found = measured(tmp_path)
+    assert programmed == [0, 1, 2, 3, 4, 5][min(done, 5) :]
+    pd.testing.assert_frame_equal(found.measurements, whole.measurements, check_exact=True)
+    pd.testing.assert_frame_equal(found.frame, whole.frame, check_exact=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_readings_of_another_run_are_refused_and_left(tmp_path: Path) -> None:
+    tiles = TILES.replace(rows=16, columns=16)
+    with serve(tiles, "tcp://127.0.0.1:0", block=False) as server:
+        Journal(tmp_path, {"tile": 7}).add(np.zeros(256), np.ones(256))
+        kept = (tmp_path / "unfinished.npz").read_bytes()
+        for content in (kept, kept[:100], b"", b"other"):
+            (tmp_path / "unfinished.npz").write_bytes(content)
+            with pytest.raises(ValueError, match="Argument `folder` must be empty or have readings of the same chip"):
+                sim.characterise(server.address, budget=sim.Budget(levels=3, reads=2), folder=tmp_path)
+            assert (tmp_path / "unfinished.npz").read_bytes() == content
+        (tmp_path / "file").touch()
+        with pytest.raises(ValueError, match="must be one that can be written"):
+            sim.characterise(server.address, budget=sim.Budget(levels=3, reads=2), folder=tmp_path / "file" / "below")
 
 
 def test_a_budget_or_a_chip_that_does_not_fit_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from devices.rram import ComposedCell, StuckCells, TabulatedSpread
 from simulator.link.client import Connection
 from simulator.link.device import Cells, Description
 from simulator.link.estimating import Estimate, Readings, estimates, fitted_cell, lattice_step
+from simulator.link.journal import Journal
 from simulator.progress import track
 
 if TYPE_CHECKING:
@@ -145,7 +146,13 @@ class Characterization:
 
 
 def characterise(
-    chip: RemoteChip | str, *, budget: Budget | None = None, tile: int = 0, keys: str | Path | None = None, seed: int = 0
+    chip: RemoteChip | str,
+    *,
+    budget: Budget | None = None,
+    tile: int = 0,
+    keys: str | Path | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
 ) -> Characterization:
     """Measure the cells of a chip elsewhere: programming error, read noise, drift, faults, converters, each with its 95 % interval.
 
@@ -168,6 +175,9 @@ def characterise(
         Folder of keys, where `chip` is an address that needs them.
     seed
         Which fabricated instance of a simulated chip is measured; a real one has its own.
+    folder
+        Where readings are kept as they come: a run that was ended goes on from there, with the last programming anew. They are removed
+        when the run has ended well; nothing is kept by default.
 
     Returns
     -------
@@ -177,7 +187,8 @@ def characterise(
     Raises
     ------
     ValueError
-        Where the chip gives no access to its cells, or has no such tile, or too few cells for the levels.
+        Where the chip gives no access to its cells, or has no such tile, or too few cells for the levels; or `folder` has readings of
+        another run.
     LinkError
         Where the chip cannot be reached.
 
@@ -207,9 +218,12 @@ def characterise(
                 f"Argument `budget`: a tile must have at least 20 cells for each of {plan.levels} levels, but has "
                 f"{cells.rows * cells.columns}; take fewer levels"
             )
+        what = {"device": description.identity, "cells": cells.model_dump(), "budget": asdict(plan), "tile": tile, "seed": seed}
+        journal = Journal(None if folder is None else Path(folder), what)
         bench = _Bench(connection, cells, tile, seed, simulated=description.simulated)
-        readings = bench.measure(plan)
+        readings = bench.measure(plan, journal)
         found = [*estimates(readings), *bench.transfer(plan.reads)]
+        journal.close()
     finally:
         connection.close()
     fitted, of_drift = fitted_cell(readings)
@@ -226,19 +240,26 @@ class _Bench:
         self._read = 0
         self._standing = self._uncertainty = np.zeros(cells.rows * cells.columns)
 
-    def measure(self, budget: Budget) -> Readings:
+    def measure(self, budget: Budget, journal: Journal) -> Readings:
         cells = self.cells
         levels = np.linspace(cells.g_min_siemens, cells.g_max_siemens, budget.levels)
         index = np.arange(cells.rows * cells.columns)
-        level, mean, variance = [], [], []
+        level = []
+        # What ages and is swept is the last programming: that of a run that was ended may have been overwritten.
+        known = journal.turns[: budget.programmings - 1]
+        mean, variance = [list(one) for one in zip(*known, strict=True)] if known else ([], [])
         for turn in track(range(budget.programmings), budget.programmings, "programming and reading"):
             # The level rotates from cell to cell and from turn to turn: every cell takes every level, and neighbors differ.
             level.append((index + index // budget.levels + turn) % budget.levels)
+            if turn < len(known):
+                self._read += self._requests(budget.reads)
+                continue
             targets = levels[level[-1]].reshape(cells.rows, cells.columns)
             self._ask("program_cells", {"seed": self.seed, "trial": turn}, targets=targets)
             read = self._read_all(budget.reads)
             mean.append(read.mean(0))
             variance.append(read.var(0, ddof=1))
+            journal.add(mean[-1], variance[-1])
         self._standing, self._uncertainty = mean[-1], variance[-1] / budget.reads
         aged, scatter, passed, started = [], [], 0.0, time.monotonic()
         for seconds in track(budget.seconds, len(budget.seconds), "waiting and reading"):
@@ -300,14 +321,19 @@ class _Bench:
 
     def _read_all(self, reads: int) -> Array:
         """Return each cell's conductance of each read, shape (reads, cells): its row alone is driven, at full scale."""
-        cells = self.cells
+        cells, per_request = self.cells, self._reads_at_once()
         taken = np.empty((reads, cells.rows, cells.columns))
-        per_request = max(1, REQUEST_NUMBERS // (cells.rows * max(cells.rows, cells.columns)))
         for start in range(0, reads, per_request):
             count = min(per_request, reads - start)
             volts = np.tile(np.eye(cells.rows) * cells.volts_max, (count, 1))
             taken[start : start + count] = self._currents(volts).reshape(count, cells.rows, cells.columns) / cells.volts_max
         return taken.reshape(reads, -1)
+
+    def _reads_at_once(self) -> int:
+        return max(1, REQUEST_NUMBERS // (self.cells.rows * max(self.cells.rows, self.cells.columns)))
+
+    def _requests(self, reads: int) -> int:
+        return -(-reads // self._reads_at_once())
 
     def _currents(self, volts: Array) -> Array:
         self._read += 1

@@ -93,11 +93,14 @@ def characterise_command(
     json_only: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure programming error, read noise, drift, faults and converters of a chip; writes a preset, each number with its interval."""
+    """Measure programming error, read noise, drift, faults and converters of a chip; writes a preset, each number with its interval.
+
+    Readings are kept in the folder as they come: the same command goes on where it was ended.
+    """
     from simulator.link.characterising import Budget, characterise
 
     budget = Budget(levels=levels, programs=programs, reads=reads, seconds=tuple(seconds or ()))
-    found = characterise(address, budget=budget, tile=tile, keys=keys)
+    found = characterise(address, budget=budget, tile=tile, keys=keys, folder=out)
     files = found.save(out)
     if json_only:
         print(json.dumps(found.summary() | {"files": [str(path) for path in files]}, indent=2))
