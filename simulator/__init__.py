@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from simulator.in_situ import InSituTraining, in_situ_training
     from simulator.link.characterising import Budget, Characterization, characterise
     from simulator.link.client import disconnect
+    from simulator.link.remote_cells import RemoteCells
     from simulator.link.serving import serve
     from simulator.lowering import lower
     from simulator.memory import PeakMemory, peak_activation_memory
@@ -66,6 +67,7 @@ __all__ = [
     "ProgressiveTuning",
     "PulseTraining",
     "Real",
+    "RemoteCells",
     "Retention",
     "Space",
     "Sweep",
@@ -147,6 +149,7 @@ _MODULES = {
     "PointStage": "point_layers",
     "Probe": "diagnosis",
     "Real": "search",
+    "RemoteCells": "link.remote_cells",
     "Retention": "diagnosis",
     "Space": "search",
     "Sweep": "search",

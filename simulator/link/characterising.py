@@ -16,10 +16,10 @@ from scipy import stats
 
 from devices.remote import RemoteChip
 from devices.rram import ComposedCell, StuckCells, TabulatedSpread
-from simulator.link.client import Connection
-from simulator.link.device import Cells, Description
+from simulator.link.device import Description
 from simulator.link.estimating import Estimate, Readings, estimates, fitted_cell, lattice_step
 from simulator.link.journal import Journal
+from simulator.link.remote_cells import RemoteCells
 from simulator.progress import track
 
 if TYPE_CHECKING:
@@ -203,42 +203,34 @@ def characterise(
     >>> bool(spread["low"] < 1e-6 < spread["high"])
     True
     """
-    remote = chip if isinstance(chip, RemoteChip) else RemoteChip(address=chip, keys=None if keys is None else str(keys))
     plan = budget or Budget()
-    connection = Connection(remote)
-    try:
-        description = connection.describe()
-        cells = description.cells
-        if cells is None:
-            raise ValueError(f"Argument `chip` must give access to its cells, but {description.name} at {remote.address} does not")
-        if not 0 <= tile < cells.tiles:
-            raise ValueError(f"Argument `tile` must be below {cells.tiles}, the chip's tiles, but got {tile}")
-        if cells.rows * cells.columns < 20 * plan.levels:
+    with RemoteCells(chip, keys=keys, seed=seed) as cells:
+        limits = cells.limits
+        if not 0 <= tile < limits.tiles:
+            raise ValueError(f"Argument `tile` must be below {limits.tiles}, the chip's tiles, but got {tile}")
+        if limits.rows * limits.columns < 20 * plan.levels:
             raise ValueError(
                 f"Argument `budget`: a tile must have at least 20 cells for each of {plan.levels} levels, but has "
-                f"{cells.rows * cells.columns}; take fewer levels"
+                f"{limits.rows * limits.columns}; take fewer levels"
             )
-        what = {"device": description.identity, "cells": cells.model_dump(), "budget": asdict(plan), "tile": tile, "seed": seed}
+        what = {"device": cells.description.identity, "cells": limits.model_dump(), "budget": asdict(plan), "tile": tile, "seed": seed}
         journal = Journal(None if folder is None else Path(folder), what)
-        bench = _Bench(connection, cells, tile, seed, simulated=description.simulated)
+        bench = _Bench(cells, tile)
         readings = bench.measure(plan, journal)
         found = [*estimates(readings), *bench.transfer(plan.reads)]
         journal.close()
-    finally:
-        connection.close()
     fitted, of_drift = fitted_cell(readings)
     frame = pd.DataFrame([asdict(one) for one in (*found, *of_drift)])
     frame["target_siemens"] = frame["target_siemens"].astype(float)
-    return Characterization(_cell(fitted, found, readings), _stuck(found), frame, description, plan, _table(readings))
+    return Characterization(_cell(fitted, found, readings), _stuck(found), frame, cells.description, plan, _table(readings))
 
 
 class _Bench:
     """One tile of a chip, measured."""
 
-    def __init__(self, connection: Connection, cells: Cells, tile: int, seed: int, *, simulated: bool) -> None:
-        self.connection, self.cells, self.tile, self.seed, self.simulated = connection, cells, tile, seed, simulated
-        self._read = 0
-        self._standing = self._uncertainty = np.zeros(cells.rows * cells.columns)
+    def __init__(self, remote: RemoteCells, tile: int) -> None:
+        self.remote, self.cells, self.tile = remote, remote.limits, tile
+        self._standing = self._uncertainty = np.zeros(self.cells.rows * self.cells.columns)
 
     def measure(self, budget: Budget, journal: Journal) -> Readings:
         cells = self.cells
@@ -252,10 +244,10 @@ class _Bench:
             # The level rotates from cell to cell and from turn to turn: every cell takes every level, and neighbors differ.
             level.append((index + index // budget.levels + turn) % budget.levels)
             if turn < len(known):
-                self._read += self._requests(budget.reads)
+                self.remote.programmings += 1
+                self.remote.reads += self._requests(budget.reads)
                 continue
-            targets = levels[level[-1]].reshape(cells.rows, cells.columns)
-            self._ask("program_cells", {"seed": self.seed, "trial": turn}, targets=targets)
+            self.remote.program(levels[level[-1]].reshape(cells.rows, cells.columns), tile=self.tile)
             read = self._read_all(budget.reads)
             mean.append(read.mean(0))
             variance.append(read.var(0, ddof=1))
@@ -263,8 +255,8 @@ class _Bench:
         self._standing, self._uncertainty = mean[-1], variance[-1] / budget.reads
         aged, scatter, passed, started = [], [], 0.0, time.monotonic()
         for seconds in track(budget.seconds, len(budget.seconds), "waiting and reading"):
-            if self.simulated:
-                self._ask_device("age_cells", {"seconds": seconds - passed})
+            if self.remote.description.simulated:
+                self.remote.age(seconds - passed)
             else:
                 time.sleep(max(0.0, started + seconds - time.monotonic()))
             passed = seconds
@@ -336,16 +328,7 @@ class _Bench:
         return -(-reads // self._reads_at_once())
 
     def _currents(self, volts: Array) -> Array:
-        self._read += 1
-        amperes: Array = self._ask("read_cells", {"read": self._read}, volts=volts)["amperes"].astype(np.float64)
-        return amperes
-
-    def _ask(self, kind: str, body: dict[str, Any], **arrays: Array) -> dict[str, Any]:
-        sent = {name: array.astype(np.float32) for name, array in arrays.items()}
-        return self.connection.request(kind, {"tile": self.tile, **body}, sent).arrays
-
-    def _ask_device(self, kind: str, body: dict[str, Any]) -> None:
-        self.connection.request(kind, body)
+        return self.remote.read(volts, tile=self.tile).astype(np.float64)
 
 
 def _cell(fitted: ComposedCell, found: list[Estimate], readings: Readings) -> ComposedCell:
