@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Complex128
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.eights import EIGHT
+from kernels.once import once_differentiable
 from kernels.pulse_plans import Plan
 from kernels.pulse_steps import (
     ORDER,

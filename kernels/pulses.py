@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Complex128
 from numpy.polynomial.chebyshev import cheb2poly, chebinterpolate
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.eights import EIGHT
+from kernels.once import once_differentiable
 from kernels.pulse_plans import Plan, plan
 from kernels.pulse_steps import ORDER, evolve_vectors, exponent_bound, pull_back_vectors
 from kernels.random import Backend, use_numba

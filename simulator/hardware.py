@@ -228,6 +228,13 @@ class HardwareLayer(nn.Module, ABC):
         self.correction = None if stored is None else torch.zeros_like(stored, device=self.weight.device)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
+    def require_finite(self, inputs: Tensor) -> None:
+        """Refuse what no converter has a code for: it would saturate, or spoil the range of a whole batch."""
+        # One fast pass; a sum that overflows is looked into.
+        with torch.no_grad():
+            if not bool(torch.isfinite(inputs.sum())) and not bool(torch.isfinite(inputs).all()):
+                raise ValueError(f"Layer `{self.name}`: inputs must be finite, but got NaN or infinity; check the data or the layer before")
+
     def _refuse(self, inputs: Any, allowed: str) -> None:
         got = type(inputs).__name__
         if isinstance(inputs, Tensor):

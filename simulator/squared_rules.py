@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from kernels.once import once_differentiable
 
 # Names of functions and methods whose Jacobian holds zeros and ones only.
 ROUTES = frozenset(

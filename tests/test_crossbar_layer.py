@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import simulator as sim
-from devices import ADC, DAC, IdealCell, PolynomialCell, RRAMCrossbar
+from devices import ADC, DAC, IdealCell, PolynomialCell, RRAMCrossbar, SRAMMacro, SystolicArray
 from simulator.lowering import products, reading
 from simulator.operators import row_tiles
 from tests.networks import generator
@@ -256,6 +256,18 @@ def test_row_tiles_cover_every_row_once(channels: int, kernel: int, rows: int) -
 def test_refuses_inputs_that_no_converter_has_a_code_for(bad: float, training: bool) -> None:
     layer, x = random_layer(nn.Conv2d(2, 3, 2)), torch.randn(4, 2, 5, 5, generator=generator(1))
     chip = sim.compile(layer, RRAMCrossbar(cell=NOISY, dac=DAC(bits=8), adc=ADC(bits=8)), example_inputs=(x,), calibration=[x])
+    chip.train(training)
+    x[2, 1, 3, 3] = bad
+    with pytest.raises(ValueError, match="Layer `model`: inputs must be finite, but got NaN or infinity"):
+        chip(x)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("design", [SRAMMacro.preset("demonstrator"), SystolicArray.preset("eyeriss_like")], ids=["macro", "digital"])
+def test_integers_refuse_them_too(design: SRAMMacro | SystolicArray, bad: float, training: bool) -> None:
+    layer, x = random_layer(nn.Conv2d(2, 3, 2)), torch.randn(4, 2, 5, 5, generator=generator(1))
+    chip = sim.compile(layer, design, example_inputs=(x,), calibration=[x]).program(seed=0)
     chip.train(training)
     x[2, 1, 3, 3] = bad
     with pytest.raises(ValueError, match="Layer `model`: inputs must be finite, but got NaN or infinity"):

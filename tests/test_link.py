@@ -116,9 +116,8 @@ def test_gradients_pass_through_a_chip_elsewhere_as_through_its_model() -> None:
 
 def test_inputs_that_a_chip_refuses_are_refused_elsewhere_with_the_same_words() -> None:
     with sim.serve(DESIGNS["crossbar"], "tcp://127.0.0.1:0", block=False) as server:
-        here, there = (
-            sim.compile(nn.Linear(8, 3), one, example_inputs=torch.zeros(1, 8)) for one in (DESIGNS["crossbar"], chip_at(server.address))
-        )
+        layer = nn.Linear(8, 3)
+        here, there = (sim.compile(layer, one, example_inputs=torch.zeros(1, 8)) for one in (DESIGNS["crossbar"], chip_at(server.address)))
         for wrong in (torch.zeros(2, 7), torch.full((2, 8), torch.nan), torch.zeros(())):
             said = []
             for chip in (here, there):
@@ -126,6 +125,13 @@ def test_inputs_that_a_chip_refuses_are_refused_elsewhere_with_the_same_words() 
                     chip(wrong)
                 said.append(str(refusal.value).removeprefix(f"the chip at {server.address}: "))
             assert said[0] == said[1]
+        # A read that was refused is none: the next one has the noise that it has here.
+        right = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(here.program(seed=3)(right), there.program(seed=3)(right))
+        for chip in (here, there):
+            with pytest.raises(ValueError):
+                chip(torch.full((2, 8), torch.inf))
+        assert torch.equal(here(right), there(right))
         sim.disconnect(server.address)
 
 

@@ -343,7 +343,7 @@ class TransmonBackend(PulseBackend):
                 return end[0]
             half = end.T
             again = model.to_dressed(model.evolve(samples, played.channels, played.carriers, model.to_bare(half.conj())), played.duration)
-            return again.conj()
+            return again.conj().resolve_conj()
         require_memory(self, 8 * self.dimension**2, "open evolution")
         minutes = 16 * self.dimension**3 * (played.duration / SAMPLES_PER_CHANNEL) / FLOPS / 60
         if minutes > 1:

@@ -6,11 +6,11 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from devices.base import ComputeMacro, Hardware
 from kernels.crossbar import quantize
+from kernels.once import once_differentiable
 from simulator.calibration import BINS, ConverterRange, RangeObserver
 from simulator.hardware import HardwareLayer, Mode
 from simulator.masters import WeightMark
@@ -175,7 +175,7 @@ class IntegerLayer(HardwareLayer):
         )
 
     def check(self, inputs: Any) -> None:
-        """Refuse inputs of another type or shape than the layer's."""
+        """Refuse inputs of another type or shape than the layer's, and those that have no code."""
         dimensions, channels = self.operator.dimensions, self.weight.shape[1] * self.operator.groups
         given = isinstance(inputs, Tensor) and inputs.dtype == torch.float32
         if dimensions == 0:
@@ -183,6 +183,8 @@ class IntegerLayer(HardwareLayer):
                 self._refuse(inputs, f"float32 of shape (..., {channels})")
         elif not given or inputs.dim() not in (dimensions + 1, dimensions + 2) or inputs.shape[inputs.dim() - dimensions - 1] != channels:
             self._refuse(inputs, f"float32 of shape (batch, {channels}{', length' * dimensions}) or without the batch")
+        if self.mode is Mode.HARDWARE:
+            self.require_finite(inputs)
 
     def reference(self, surrounded: Tensor) -> Tensor | None:
         """Return the float layer's outputs in the modes FLOAT and CALIBRATE, or None where the hardware is to be read."""

@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from devices.base import Cost
 from devices.sram import MacroActivity, MacroInstance, SRAMMacro, macro_cost, weight_digits
 from devices.sram.operands import INPUT_RADIX, WEIGHT_RADIX, input_digits
 from devices.sram.reading import fabricate_digits, read_digits
+from kernels.once import once_differentiable
 from kernels.random import Key
 from simulator.calibration import ConverterRange
 from simulator.hardware import Placement

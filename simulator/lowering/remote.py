@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from devices.base import Cost
 from devices.remote import RemoteChip
+from kernels.once import once_differentiable
 from simulator.calibration import ConverterRange
 from simulator.hardware import HardwareLayer, Mode, Placement
 from simulator.link.addresses import LinkError
@@ -251,8 +251,8 @@ class RemoteLayer(HardwareLayer):
 
     def read(self, inputs: Tensor) -> Tensor:
         """Return the outputs without bias."""
-        self.reads += 1
-        _, arrays = self._ask("read_layer", {"state": self._state, "read": self.reads}, inputs=inputs)
+        _, arrays = self._ask("read_layer", {"state": self._state, "read": self.reads + 1}, inputs=inputs)
+        self.reads += 1  # a read that was refused is none, as in this process
         expected = self._shape_of_outputs(inputs.shape)
         if arrays["outputs"].shape != expected:
             raise LinkError(

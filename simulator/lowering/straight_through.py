@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from kernels.once import once_differentiable
 from kernels.random import Key
 from simulator.lowering.reading import Reading
 
