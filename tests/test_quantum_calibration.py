@@ -2,6 +2,7 @@
 
 import math
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -125,6 +126,19 @@ def test_fidelity_with_relaxation_alone() -> None:
     fidelity, leakage = gate_fidelity(alone, Schedule().delay("d0", count), [0], torch.eye(2, dtype=torch.complex128))
     expected = 0.5 + math.exp(-seconds / one.t1_seconds) / 6 + math.exp(-seconds / one.t2_seconds) / 3
     assert fidelity == pytest.approx(expected, abs=1e-9) and leakage == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_gate_that_came_out_poor_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = TransmonBackend.preset("jakarta_like")
+    one = pair.replace(transmons=pair.transmons[:1], couplings=(), gates=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = one.calibrate()
+    low, high = sorted(report.fidelities["fidelity"])
+    monkeypatch.setattr("devices.quantum.calibration.POOR", (low + high) / 2)
+    with pytest.warns(UserWarning, match=r"gate `(sx|x)` of transmons \(0,\) came out with an average fidelity of 1.000") as said:
+        one.calibrate()
+    assert len(said) == 1
 
 
 def test_calibration_refuses_what_it_cannot_do() -> None:

@@ -1,11 +1,12 @@
 """All calibrations of a chip in their order, and how good the gates are that come out."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -109,6 +110,11 @@ def calibrate(
     DesignError
         Where a fit fails or a gate cannot be made: transmons that are hardly coupled, a drive that is too weak.
 
+    Warns
+    -----
+    UserWarning
+        Of transmons whose worst gate has an average fidelity below 0.99 without relaxation.
+
     Examples
     --------
     >>> from devices import TransmonBackend
@@ -169,8 +175,19 @@ def calibrate(
         if 2**chip.count <= LARGEST_READOUT:
             found.append(readout_matrix(Bench(chip, shots, seed), PulseBuilder(chip)))
         advance("readout")
-    return CalibrationReport(chip, tuple(found), gate_fidelities(chip))
+    fidelities = gate_fidelities(chip)
+    worst = fidelities.loc[fidelities.groupby("transmons")["fidelity"].idxmin()]
+    for gate in worst[worst["fidelity"] < POOR].itertuples():
+        warnings.warn(
+            f"TransmonBackend: gate `{gate.gate}` of transmons {gate.transmons} came out with an average fidelity of {gate.fidelity:.3f} "
+            f"without relaxation (leakage {gate.leakage:.2g}): shapes, couplings or frequencies do not suit it; see `report.experiments`",
+            stacklevel=2,
+        )
+    return CalibrationReport(chip, tuple(found), fidelities)
 
+
+POOR: Final = 0.99
+"""Average gate fidelity without relaxation below which a calibrated gate is pointed out."""
 
 LARGEST_READOUT = 32
 """Bit strings up to which every one is prepared."""
