@@ -106,7 +106,11 @@ def test_rotations_are_quarter_turns_between_virtual_z(name: str) -> None:
 
 def test_an_empty_batch_stays_empty() -> None:
     for layer in (VariationalCircuit(inputs=2, qubits=2), PulseCircuit(JAKARTA, inputs=2)):
-        assert layer(torch.zeros(0, 2)).shape == (0, 2)
+        inputs = torch.zeros(0, 2, requires_grad=True)
+        found = layer(inputs)
+        assert found.shape == (0, 2)
+        found.sum().backward()
+        assert inputs.grad is not None and inputs.grad.shape == (0, 2) and bool((layer.weight.grad == 0).all())
 
 
 def test_an_empty_batch_passes_a_compiled_hybrid() -> None:
@@ -306,7 +310,14 @@ def test_mixed_hardware_takes_both_kinds_of_layers() -> None:
         (lambda: VariationalCircuit(inputs=2, qubits=2, readout="x"), "`readout` must be"),
         (lambda: VariationalCircuit(inputs=2, qubits=2, layers=-1), "`layers` must be an integer of at least 1"),
         (lambda: PulseCircuit(JAKARTA, inputs=2, layers=0), "`layers` must be an integer of at least 1"),
-        (lambda: PulseCircuit(JAKARTA, inputs=1)(torch.tensor([[math.nan]])), "`samples` must be finite"),
+        (lambda: PulseCircuit(JAKARTA, inputs=1)(torch.tensor([[math.nan]])), "The input of PulseCircuit must be finite"),
+        (lambda: VariationalCircuit(1, 1)(torch.tensor([[math.inf]])), "The input of VariationalCircuit must be finite"),
+        (lambda: VariationalCircuit(1, 1).probabilities(torch.ones(1, 1), torch.full((2,), math.nan)), "The weights of VariationalCircuit"),
+        (lambda: VariationalCircuit(1, 1)(np.ones((1, 1))), "must be a real tensor of shape (batch, 1), but got ndarray"),
+        (
+            lambda: PulseCircuit(JAKARTA, inputs=1)(torch.ones(1, 1) * 1j),
+            "a real tensor of shape (batch, 1), but got torch.complex64",
+        ),
         (lambda: VariationalCircuit(2, 40)(torch.zeros(1, 2)), "needs 1.76e+13 bytes"),
         (lambda: VariationalCircuit(inputs=2, qubits=2)(torch.zeros(3)), "must have shape (batch, 2)"),
         (lambda: Circuit(2).add("cx", 0, 0), "must act on 2 of the 2 qubits"),

@@ -95,6 +95,7 @@ def test_building_goes_on_where_a_channel_is_free() -> None:
         (lambda: Schedule().play("d0", X).play("d0", X, start=100), "must not overlap on a channel"),
         (lambda: Schedule().add(Play(channel="d0", start=-1, waveform=X)), "`start`"),
         (lambda: Schedule().play("q0", X), "`channel`"),
+        (lambda: Schedule().then(3), "`other` must be a Schedule, but got a int"),
         (lambda: Constant(duration_samples=8, amplitude=1.2), "`amplitude`"),
         (lambda: Sampled.of([0.5, 1.1]), "magnitude of at most 1"),
         (lambda: Drag(duration_samples=16, sigma_samples=2, beta_samples=8, amplitude=0.9), "magnitude of at most 1"),
@@ -124,6 +125,13 @@ def test_a_schedule_refuses_what_cannot_be_played(build, line: str) -> None:
         (Schedule().play("d0", Constant(duration_samples=72)), "`duration_samples` must be a multiple of 16"),
         (Schedule().play("d0", Constant(duration_samples=48)), "at least 64"),
         (Schedule().acquire([0], 1600, start=0).play("d0", X, start=160), "measure last"),
+        (
+            Schedule().delay("d0", 16 * 10**14),
+            "but 1600000000000000 on 0 channels need some 1.02e+17 bytes",
+        ),
+        (Schedule().play("d0", X).shift_frequency("d0", 2.3e9).play("d0", X), "must stay within 2.25e+09 Hz of its own"),
+        (Schedule().shift_frequency("d0", -1e10).play("d0", X), "must stay within 2.25e+09 Hz of its own"),
+        (Schedule().add(SetFrequency(channel="d0", start=0, frequency_hertz=5.2)).play("d0", X), "but goes to 5.2 Hz at 0"),
     ],
 )
 def test_a_backend_refuses_what_its_electronics_cannot_do(schedule: Schedule, line: str) -> None:

@@ -1,6 +1,7 @@
 """From a schedule to the samples that reach the transmons: checks, frames, and the limits of the electronics."""
 
 import math
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +50,10 @@ def check_schedule(backend: "TransmonBackend", schedule: Schedule) -> None:
                 )
 
 
+BYTES_PER_SAMPLE = 64
+"""Of each channel: its sample, frequency and phase, and the two averages of its carrier."""
+
+
 def play(model: TransmonModel, schedule: Schedule) -> Played:
     """Return the samples of a schedule as the transmons see them.
 
@@ -63,6 +68,12 @@ def play(model: TransmonModel, schedule: Schedule) -> Played:
     playing = {one.channel for one in schedule.instructions if isinstance(one, Play)}
     channels = tuple(name for name in schedule.channels if name in playing and name in model.lines)
     duration = unmeasured_duration(schedule)
+    needed, there = BYTES_PER_SAMPLE * duration * (1 + len(channels)), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise DesignError(
+            f"Schedule: its samples must fit into memory, but {duration} on {len(channels)} channels need some {needed:.3g} bytes of the "
+            f"{there:.3g} that there are; make it shorter"
+        )
     samples = np.zeros((duration, len(channels)), np.complex128)
     frequencies = np.zeros((duration, len(channels)))
     phases = np.zeros((duration, len(channels)))
@@ -80,6 +91,11 @@ def play(model: TransmonModel, schedule: Schedule) -> Played:
             elif isinstance(one, ShiftFrequency | SetFrequency):
                 change = TWO_PI * one.frequency_hertz
                 new = frequency + change if isinstance(one, ShiftFrequency) else change
+                if abs(new - model.lines[name].frequency) * dt > math.pi:
+                    raise DesignError(
+                        f"Schedule: the frequency of {name} must stay within {0.5 / dt:.4g} Hz of its own, half the rate of samples, but "
+                        f"goes to {new / TWO_PI:.6g} Hz at {one.start}; play on another channel"
+                    )
                 # The carrier goes on from where it is: its phase at this time stays the same.
                 offset += math.remainder((frequency - new) * one.start * dt, TWO_PI)
                 frequency = new

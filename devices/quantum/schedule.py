@@ -322,6 +322,8 @@ class Schedule(Design):
 
     def then(self, other: "Schedule") -> "Schedule":
         """Return this schedule and, after all of it, another."""
+        if not isinstance(other, Schedule):
+            raise DesignError(f"Schedule: `other` must be a Schedule, but got a {type(other).__name__}; instructions come in by `add`")
         return self.add(*other.moved(self.duration).instructions)
 
     # forms

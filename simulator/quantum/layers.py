@@ -60,8 +60,15 @@ class QuantumModule(nn.Module, ABC):
 
     def parameter_rows(self, inputs: Tensor, weight: Tensor) -> Tensor:
         """Return the circuit's parameters for each sample: its inputs, then the weights; ``(batch, inputs + weights)`` float64."""
+        name = type(self).__name__
+        if not isinstance(inputs, Tensor) or inputs.is_complex():
+            given = str(inputs.dtype) if isinstance(inputs, Tensor) else type(inputs).__name__
+            raise ValueError(f"The input of {name} must be a real tensor of shape (batch, {self.inputs}), but got {given}")
         if inputs.dim() != 2 or inputs.shape[1] != self.inputs:
-            raise ValueError(f"The input of {type(self).__name__} must have shape (batch, {self.inputs}), but has {tuple(inputs.shape)}")
+            raise ValueError(f"The input of {name} must have shape (batch, {self.inputs}), but has {tuple(inputs.shape)}")
+        for what, values in (("input", inputs), ("weights", weight)):
+            if not bool(torch.isfinite(values.detach()).all()):
+                raise ValueError(f"The {what} of {name} must be finite, but got NaN or infinity; check the data or the training")
         return torch.cat([inputs.double(), weight.double().expand(len(inputs), -1)], 1)
 
     def decode(self, probabilities: Tensor) -> Tensor:

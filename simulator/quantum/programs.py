@@ -58,7 +58,7 @@ class PulseProgram(ABC):
         """
         chip = self.backend if backend is None else backend
         if not len(parameters):
-            return parameters.new_zeros(0, chip.dimension)
+            return parameters.new_zeros(0, chip.dimension) + parameters.sum(1, keepdim=True)  # a batch of none has a gradient of none
         model, channels = chip.model, self.channels
         carriers = model.steady_carriers(channels, self.duration)
         played = self.stages(parameters)
