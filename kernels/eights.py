@@ -56,9 +56,10 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
 
 def prefetch(builder: Any, pointer: Any, write: int) -> None:
     """Have the line at a pointer brought into all caches as data, to be read or with `write` 1 to be overwritten."""
-    kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INDEX, _INDEX, _INDEX])
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, _INDEX, _INDEX, _INDEX])
     ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(ask, [pointer, _INDEX(write), _INDEX(3), _INDEX(1)])
+    builder.call(ask, [builder.bitcast(pointer, byte), _INDEX(write), _INDEX(3), _INDEX(1)])
 
 
 def _spread(builder: Any, number: Any) -> Any:

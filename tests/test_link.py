@@ -6,6 +6,7 @@ import logging
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -224,6 +225,37 @@ def test_an_address_that_is_taken_is_refused() -> None:
 
 
 # what a server does with what it cannot take
+
+
+def test_a_server_goes_on_whatever_is_raised(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    class Cursing(CountingCells):
+        def status(self) -> dict[str, Any]:
+            raise RuntimeError("half a \ud800 character")
+
+    with Server(Cursing(), "tcp://127.0.0.1:0") as server:
+        connection = Connection(chip_at(server.address))
+        connection.request("ping")
+        with pytest.raises(LinkError, match=r"RuntimeError: half a \? character"):
+            connection.request("status")
+        with monkeypatch.context() as context:
+
+            def failing(*call: object) -> None:
+                context.undo()
+                raise MemoryError("of another kind")
+
+            context.setattr("simulator.link.server.decode", failing)
+            with pytest.raises(LinkError, match="must answer within"):
+                Connection(chip_at(server.address, timeout_seconds=0.5)).request("ping")
+        assert "could not answer a message" in caplog.text and "of another kind" in caplog.text
+        connection.request("ping")
+        connection.close()
+
+
+def test_what_is_to_be_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulator.link.sockets.find_spec", lambda name: None if name == "xxhash" else name)
+    for start in (lambda: Connection(chip_at("tcp://127.0.0.1:9")), lambda: Server(CountingCells())):
+        with pytest.raises(ImportError, match=r"needs xxhash, which is not installed; run pip install 'inloop\[link\]'"):
+            start()
 
 
 def test_a_server_goes_on_after_messages_that_it_refuses(caplog: pytest.LogCaptureFixture) -> None:

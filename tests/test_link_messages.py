@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from simulator.link.messages import DTYPES, PROTOCOL, Frame, Message, MessageError, checksum, decode, encode
+from simulator.link.messages import DTYPES, LINE_LENGTH, PROTOCOL, Frame, Message, MessageError, checksum, decode, encode
 from simulator.link.protocol import KINDS, read_request
 
 SESSION = bytes(range(16))
@@ -112,6 +112,8 @@ def test_any_bit_that_changes_is_seen(data: st.DataObject) -> None:
     [
         ({"name": "v", "dtype": "<f4", "shape": [1 << 39, 1 << 39]}, b""),
         ({"name": "v", "dtype": "<f4", "shape": [1 << 34]}, b"1234"),
+        ({"name": "v", "dtype": "<f4", "shape": [0, 1 << 39, 1 << 39]}, b""),
+        ({"name": "v", "dtype": "<f4", "shape": [1 << 39, 1 << 39, 0]}, b""),
         ({"name": "v", "dtype": "|O", "shape": [1]}, bytes(8)),
         ({"name": "v", "dtype": "<f4", "shape": [-1]}, bytes(4)),
         ({"name": "v", "dtype": "|b1", "shape": [2]}, b"\x01\x02"),
@@ -137,6 +139,26 @@ def test_a_claim_of_huge_length_within_msgpack_is_refused_without_allocating() -
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 24
+
+
+@pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa1a"], ids=["lists", "maps"])
+def test_a_body_that_is_nested_deeply_is_refused(opening: bytes) -> None:
+    body = b"\x81\xa1a" + opening * 50_000 + b"\xc0"
+    header = msgpack.packb({"kind": "x", "session": SESSION, "number": 0, "body": None, "arrays": []}).replace(
+        b"\xa4body\xc0", b"\xa4body" + body
+    )
+    with pytest.raises(MessageError, match="the header must have the fields of the protocol") as refusal:
+        decode([msgpack.packb([PROTOCOL, checksum((header,)), header])])
+    assert refusal.value.code == "malformed"
+
+
+def test_a_refusal_is_one_line_that_can_be_sent() -> None:
+    with pytest.raises(MessageError) as refusal:
+        decode(sealed({"kind": "x", "session": SESSION, "number": 0, "two\nlines" + "x" * 9000: 1}))
+    text = str(refusal.value)
+    assert "two lines" in text and "\n" not in text and len(text) <= LINE_LENGTH
+    half = encode(Message("error", SESSION, 0, body={"text": str(MessageError("malformed", "half \ud800"))}))
+    assert decode(half).body["text"] == "half ?"
 
 
 def test_another_version_is_refused_as_such() -> None:

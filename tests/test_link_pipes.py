@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,7 +264,10 @@ def test_what_came_soon_before_is_awaited_awake_once(ends: tuple[MessagePipes, M
     server.send([b"answered"])
     assert client.due == math.inf and client.receive() == [b"answered"]
     assert asked("short") == pytest.approx(2e-4)  # the clock was looked at twice: as the server and the client got a message
+    yields: list[None] = []
+    monkeypatch.setattr(os, "sched_yield", lambda: yields.append(None))
     assert not client.comes_now()  # it gives up, or this would never end
+    assert yields  # others go first
     assert client.due == math.inf  # and goes on asleep
     server.send([b"answered"])
     assert client.receive() == [b"answered"]
@@ -306,7 +310,7 @@ def test_both_ends_of_a_link_wait_awake_for_requests_that_follow_each_other(monk
     wait = MessagePipes.comes_now
     monkeypatch.setattr(MessagePipes, "comes_now", lambda end: (waited.append(end), wait(end))[1])
     # However slow the machine is.
-    for where in ("pipes.SHORT_SECONDS", "pipes.SPIN_SECONDS", "server.SPIN_SECONDS", "server.LOOK_SECONDS"):
+    for where in ("pipes.SHORT_SECONDS", "pipes.SPIN_SECONDS", "server.SPIN_SECONDS"):
         monkeypatch.setattr(f"simulator.link.{where}", 60.0)
     with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
         wire = Wire(chip_at(server.address))
@@ -328,10 +332,63 @@ def test_both_ends_of_a_link_wait_awake_for_requests_that_follow_each_other(monk
         wire.close()
 
 
-def test_others_are_answered_while_one_client_asks_again_and_again() -> None:
+def test_what_nobody_asked_for_tells_no_time(ends: tuple[MessagePipes, MessagePipes]) -> None:
+    client, server = ends
+    client.send([b"asked"], "topic")
+    for said in (b"answered", b"unasked"):
+        took = dict(client._took)
+        server.send([said])
+        assert client.receive() == [said]
+    assert client._took == took and set(took) == {"topic"}
+
+
+def test_each_kind_of_request_has_a_time_of_its_own() -> None:
+    with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
+        wire = Wire(chip_at(server.address))
+        for kind in ("ping", "status"):
+            wire.exchange(kind, {}, {})
+        assert {"ping None", "status None"} <= set(pipes_of(wire)._took)
+        wire.close()
+
+
+def test_most_of_a_wait_is_slept(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
+        wire = Wire(chip_at(server.address))
+        wire.exchange("ping", {}, {})
+        slept: list[int] = []
+        with monkeypatch.context() as context:
+            context.setattr(wire, "_poller", SimpleNamespace(poll=lambda milliseconds: slept.append(milliseconds) or []))
+            for due, seconds in ((0.0042, 1.0), (0.0003, 1.0), (math.inf, 1.0), (0.0042, 0.002)):
+                end = SimpleNamespace(due=due, comes_now=lambda: True, reads=5)
+                context.setattr(wire, "_pipes", end)
+                assert (5 in wire._ready(seconds)) == (due < seconds)
+        assert slept == [3, 0, 100, 2]
+        wire.close()
+
+
+def test_a_server_sleeps_until_a_slow_client_asks_again() -> None:
+    with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
+        wire = Wire(chip_at(server.address))
+        wire.exchange("ping", {}, {})
+        own = server._sessions.pipes_of(wire.session)
+        assert own is not None
+        own.comes_now = lambda: True  # type: ignore[method-assign]
+        own._may_spin = True
+        for seconds, awake in ((0.5 * pipes.SPIN_SECONDS, True), (1.5 * pipes.SPIN_SECONDS, False)):
+            own._took[""], own._expected, own._spins = seconds, ("", 0.0), True
+            assert own.due == seconds and server._asks_soon(wire.session) == awake
+        wire.close()
+
+
+def test_others_are_answered_while_one_client_asks_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for where in ("pipes.SHORT_SECONDS", "pipes.SPIN_SECONDS", "server.SPIN_SECONDS"):  # the server would wait for that one for ever
+        monkeypatch.setattr(f"simulator.link.{where}", 60.0)
     with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
         busy, other = Wire(chip_at(server.address)), Wire(chip_at(server.address, shared_memory=False))
         busy.exchange("ping", {}, {})
+        pipe = server._sessions.pipes_of(busy.session)
+        assert pipe is not None
+        pipe._may_spin = True
         answered = threading.Event()
 
         def ask() -> None:

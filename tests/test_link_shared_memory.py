@@ -177,6 +177,9 @@ def test_only_a_trusted_device_gets_inputs_lent_and_may_answer_what_it_likes() -
             self.inputs = inputs
             return np.full((2, 3), np.nan, np.float32)
 
+        def program_cells(self, tile: int, targets: np.ndarray, seed: int, trial: int) -> None:  # type: ignore[type-arg]
+            self.kept = targets
+
     for trusted in (False, True):
         device = Careless()
         device.is_trusted = trusted
@@ -191,6 +194,9 @@ def test_only_a_trusted_device_gets_inputs_lent_and_may_answer_what_it_likes() -
             assert np.array_equal(device.inputs, LONG)
             connection.request("ping", arrays={"other": -LONG})  # takes the place of what has been answered
             assert np.array_equal(device.inputs, -LONG if trusted else LONG)
+            connection.request("program_cells", {"tile": 0, "seed": 0, "trial": 0}, {"targets": LONG})
+            connection.request("ping", arrays={"other": -LONG})
+            assert np.array_equal(device.kept, LONG)  # which a device may keep
             del device.inputs  # it would keep the memory open
             connection.close()
 

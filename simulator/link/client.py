@@ -13,6 +13,7 @@ from simulator.link.addresses import InputError, LinkError
 from simulator.link.device import Description
 from simulator.link.messages import Array, Message
 from simulator.link.recording import SCHEME, Recorder, Replay, anonymous
+from simulator.link.sockets import require_packages
 from simulator.link.wire import Wire
 
 
@@ -28,6 +29,8 @@ class Connection:
 
     Raises
     ------
+    ImportError
+        Where the extra ``link`` is not installed.
     LinkError
         Where the chip does not answer in time, refuses, went away, or is held by another client.
 
@@ -44,6 +47,7 @@ class Connection:
     """
 
     def __init__(self, chip: RemoteChip, holder: bytes | None = None) -> None:
+        require_packages()
         self.chip = chip
         self._holder = holder
         self._lock = threading.RLock()

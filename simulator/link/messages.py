@@ -34,15 +34,30 @@ MESSAGE_BYTES = 1 << 30
 DTYPES = ("<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
 """Numbers that travel: little-endian, nothing that holds a Python object."""
 
+LINE_LENGTH = 2000
+"""Letters of a refusal."""
+
 Array = npt.NDArray[Any]
 Frame = bytes | memoryview
+
+
+def one_line(text: str) -> str:
+    r"""Return a text as a line that msgpack can hold, cut where it is very long.
+
+    Examples
+    --------
+    >>> one_line("two\nlines, and half a \ud800 character")
+    'two lines, and half a ? character'
+    """
+    return " ".join(text.split())[:LINE_LENGTH].encode("utf-8", "replace").decode("utf-8")
 
 
 class MessageError(ValueError):
     """A message that cannot be taken; `code` says why in one word that a program understands, `session` and `number` whose it is."""
 
     def __init__(self, code: str, text: str, session: bytes = bytes(16), number: int = -1) -> None:
-        super().__init__(text)
+        # Some of it comes from the other end: a line in a log, and one that can be sent.
+        super().__init__(one_line(text))
         self.code, self.session, self.number = code, session, number
 
 
@@ -175,7 +190,11 @@ def _framed(layout: "ArrayLayout", frame: Frame) -> Array:
         raise MessageError(
             "malformed", f"array `{layout.name}` of {layout.dtype} {layout.shape} must have {needed} bytes, but got {len(frame)}"
         )
-    return _of_truth(layout, np.frombuffer(frame, dtype).reshape(layout.shape))
+    try:
+        array = np.frombuffer(frame, dtype).reshape(layout.shape)
+    except ValueError as error:  # a huge shape with a 0 in it has no numbers, but is no array's
+        raise MessageError("malformed", f"array `{layout.name}` must have a shape that there is, but has {layout.shape}: {error}") from None
+    return _of_truth(layout, array)
 
 
 def _shared(layout: "ArrayLayout", offset: int, header: "Header", memory: SharedMemory | None, lent: bool) -> Array:

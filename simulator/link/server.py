@@ -13,17 +13,19 @@ from typing import Any, Self
 from simulator.link.addresses import CLIENTS, SERVER, check_address, load_key
 from simulator.link.device import Device, DeviceError, NoRoomError, NotTakenError
 from simulator.link.handlers import Answer, Handler, handlers
-from simulator.link.messages import MESSAGE_BYTES, Frame, Message, MessageError, as_plain, decode, encode
+from simulator.link.messages import MESSAGE_BYTES, Frame, Message, MessageError, as_plain, decode, encode, one_line
 from simulator.link.pipes import SPIN_SECONDS, BrokenPipeMessageError
 from simulator.link.protocol import KINDS, Hello, Request, needs_lease, read_request
 from simulator.link.sessions import Session, Sessions, logger
-from simulator.link.sockets import BUFFER_BYTES, HEARTBEAT_MS, SILENCE_MS
-from simulator.link.watch import LOOK_SECONDS, Watch
+from simulator.link.sockets import BUFFER_BYTES, HEARTBEAT_MS, SILENCE_MS, require_packages
+from simulator.link.watch import Watch
 
 KEPT_ANSWERS = 64
 """Answers kept for a client that has not said that it got them; more requests than that may not be under way."""
 WITHOUT_DEVICE = frozenset({"hello", "goodbye", "share", "shared", "ping", "describe", "status", "acquire", "release"})
 """Requests that the server answers itself, between or during those that the device works on."""
+TURN_SECONDS = 0.005
+"""For so long at most requests of one client are taken without a look at what others ask."""
 LENT = frozenset({"read_layer"})
 """Requests whose arrays a trusted device reads where the client has put them."""
 Arrived = tuple[Callable[[list[Frame]], None], list[Frame]]
@@ -70,6 +72,7 @@ class Server:
         message_bytes: int = MESSAGE_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        require_packages()
         import zmq
         from zmq.auth.thread import ThreadAuthenticator
 
@@ -156,11 +159,13 @@ class Server:
         import zmq
 
         latest, self._latest = self._latest, None
-        now = time.monotonic()
-        # Whoever asks again and again is not let before others for longer than that.
-        if milliseconds and latest is not None and now < self._looked + LOOK_SECONDS and self._asks_soon(latest):
-            return self._piped(latest)
-        self._looked = now
+        if milliseconds and latest is not None:
+            # Whoever asks again and again is not let before others.
+            if time.monotonic() > self._looked + TURN_SECONDS and (found := self._arrived(0)):
+                return found
+            if self._asks_soon(latest):
+                return self._piped(latest)
+        self._looked = time.monotonic()
         sessions = self._sessions.by_pipe()
         for gone in self._listened - sessions.keys():
             self._poller.unregister(gone)
@@ -207,7 +212,11 @@ class Server:
             self._send(session, answer)
 
     def _reply(self, send: Callable[[list[Frame]], None], frames: list[Frame]) -> None:
-        answer = self._answer(frames)
+        try:
+            answer = self._answer(frames)
+        except Exception:  # whatever it is, the next message must be served
+            logger.exception("could not answer a message")
+            return
         if answer is not None:
             send(answer)
 
@@ -361,7 +370,7 @@ class Server:
         session, busy = self._busy
         try:
             message = decode(frames, self.message_bytes, self._sessions.memory_of)
-        except MessageError:
+        except Exception:  # which `_reply` tells
             self._reply(send, frames)
             return
         if message.session == session:
@@ -411,4 +420,4 @@ def _refused_handshakes() -> int:
 
 
 def _refusal(session: bytes, number: int, code: str, text: str) -> list[Frame]:
-    return encode(Message("error", session, number, body={"code": code, "text": " ".join(text.split())[:2000]}))
+    return encode(Message("error", session, number, body={"code": code, "text": one_line(text)}))

@@ -181,6 +181,10 @@ class PulseCircuit(QuantumModule):
     seed
         Of the numbers to start from.
 
+    Notes
+    -----
+    Exponentials are series for the largest amplitude of a batch: what else is in it moves a sample's probabilities by 1e-8.
+
     References
     ----------
     Z. Liang et al., arXiv:2203.17267.
