@@ -161,8 +161,8 @@ class Server:
         latest, self._latest = self._latest, None
         if milliseconds and latest is not None:
             # Whoever asks again and again is not let before others.
-            if time.monotonic() > self._looked + TURN_SECONDS and (found := self._arrived(0)):
-                return found
+            if time.monotonic() > self._looked + TURN_SECONDS and (others := self._arrived(0)):
+                return others
             if self._asks_soon(latest):
                 return self._piped(latest)
         self._looked = time.monotonic()
