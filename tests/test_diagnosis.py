@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import simulator as sim
-from devices import ADC, DAC, IdealCell, PolynomialCell, RRAMCrossbar
+from devices import ADC, DAC, IdealCell, PolynomialCell, RRAMCrossbar, TransmonBackend
 from devices.rram import (
     ComposedCell,
     ConstantSpread,
@@ -27,6 +27,8 @@ from kernels.random import Key
 from simulator.batches import RepeatableBatches
 from simulator.data import Batches
 from simulator.diagnosis import EFFECTS, effects_of, with_effects
+from simulator.metrics import metric
+from simulator.quantum import VariationalCircuit
 from tests.networks import generator
 
 LOW, HIGH = 1e-6, 40e-6
@@ -374,3 +376,12 @@ def test_noise_matrix_is_training_and_evaluation_put_together() -> None:
     assert len(result.figure().axes) == 2 and "trained (rows)" in str(result)
     with pytest.raises(ValueError, match="Argument `train` must map 'x'"):
         sim.noise_matrix(model, design, data, data, train={"x": 3})
+
+
+def test_retention_leaves_expectations_of_circuits_as_they_are() -> None:
+    x = torch.rand(8, 2, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(VariationalCircuit(inputs=2, qubits=2, layers=1, reads=[1]))
+    chip = sim.compile(model, TransmonBackend.preset("jakarta_like").ideal(), example_inputs=x[:2])
+    columns = metric(lambda outputs, targets: float(outputs.shape[1]), name="columns", higher_is_better=True)
+    result = sim.retention(chip, (x, torch.zeros(8, 1)), metrics=columns, seconds=[1.0], trials=1)
+    assert set(result.summary()["compensation"]) == {"none", "global"} and (result.frame["columns"] == 1.0).all()

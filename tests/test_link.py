@@ -227,6 +227,51 @@ def test_an_address_that_is_taken_is_refused() -> None:
 # what a server does with what it cannot take
 
 
+@pytest.mark.parametrize("design", ["crossbar", "macro"])
+def test_the_state_of_a_trained_chip_is_read_by_one_that_was_compiled_anew(design: str) -> None:
+    with sim.serve(DESIGNS[design], "tcp://127.0.0.1:0", block=False) as server:
+        first, again = (sim.compile(network(), chip_at(server.address), calibration=[X]) for _ in range(2))
+        with torch.no_grad():
+            for parameter in first.parameters():
+                parameter.mul_(1.25)
+        first.program(seed=6)
+        first(X)
+        again.load_state_dict(first.state_dict())
+        assert torch.equal(again(X), first(X))
+        sim.disconnect(server.address)
+
+
+def test_a_read_after_a_program_that_failed_programs_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with sim.serve(DESIGNS["crossbar"], "tcp://127.0.0.1:0", block=False) as server:
+        layer = nn.Linear(8, 3)
+        chips = [sim.compile(layer, chip_at(server.address), example_inputs=torch.zeros(1, 8)) for _ in range(2)]
+        program = SimulatedDevice.program_layer
+        with monkeypatch.context() as context:
+            context.setattr(SimulatedDevice, "program_layer", lambda *call: 1 / 0)
+            with pytest.raises(LinkError, match="ZeroDivisionError"):
+                chips[0].program(seed=5, trial=2)
+        asked: list[tuple[int, int]] = []
+        monkeypatch.setattr(SimulatedDevice, "program_layer", lambda *call: (asked.append(call[-2:]), program(*call))[1])
+        x = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(chips[0](x), chips[1].program(seed=5, trial=2)(x)) and asked == [(5, 2)] * 2
+        sim.disconnect(server.address)
+
+
+def test_a_path_that_is_served_is_not_taken_away(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/chip"
+    with Server(CountingCells(), address) as server:
+        with pytest.raises(ValueError, match="must be free, but somebody serves at"):
+            Server(CountingCells(), address)
+        connection = Connection(chip_at(server.address))
+        assert connection.describe().identity == "test"
+        connection.close()
+    (tmp_path / "chip").touch()  # as a server leaves it that was killed
+    with Server(CountingCells(), address) as server:
+        connection = Connection(chip_at(server.address))
+        assert connection.describe().identity == "test"
+        connection.close()
+
+
 def test_a_server_goes_on_whatever_is_raised(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     class Cursing(CountingCells):
         def status(self) -> dict[str, Any]:

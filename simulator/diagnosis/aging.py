@@ -119,7 +119,8 @@ def retention(
     seconds
         Ages, in seconds since programming.
     compensation
-        Any of None, ``"global"`` (one factor a layer) and ``"column"`` (one factor an output).
+        Any of None, ``"global"`` (one factor a layer) and ``"column"`` (one factor an output). Quantum layers have none: what they give
+        are expectations.
     calibration
         Inputs that factors are measured on, one batch of it: batches or a tensor; by default the first batch of `data`, without targets.
     trials
@@ -216,6 +217,8 @@ def measure_overlaps(chip: Chip, examples: Batch, by_column: bool) -> dict[str, 
     found: dict[str, Tensor] = {}
 
     def hear(layer: HardwareLayer, inputs: Tensor, outputs: Tensor) -> None:
+        if layer.takes_circuits:
+            return  # its outputs are expectations, not currents that a column's cells add up to
         ideal = without_bias(layer, outputs)
         product = (without_bias(layer, read_in(layer, Mode.HARDWARE, inputs)) * ideal).double()
         axis = product.dim() - 1 - layer.operator.dimensions

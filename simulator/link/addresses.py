@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,3 +150,26 @@ def load_key(path: Path, what: str, *, secret: bool) -> Certificate:
     if secret and private is None:
         raise ValueError(f"{what} must hold a secret key, but {str(path)!r} has the public one; give the file that ends in .key_secret")
     return Certificate(public, private or b"")
+
+
+def require_free(address: str) -> None:
+    """Refuse a path that somebody listens at: a second server would take it away without a word; a port is refused by the system.
+
+    Raises
+    ------
+    ValueError
+        Where there is a server already.
+
+    Examples
+    --------
+    >>> require_free("ipc:///tmp/nobody_is_here")
+    """
+    if not address.startswith("ipc://") or not hasattr(socket, "AF_UNIX"):
+        return
+    path = address.removeprefix("ipc://")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(f"\0{path[1:]}" if path.startswith("@") else path)
+        except OSError:  # nothing is there, or what a server left that is gone
+            return
+    raise ValueError(f"Argument `address` must be free, but somebody serves at {address!r} already; take another, or end that server")

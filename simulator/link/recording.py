@@ -101,7 +101,9 @@ class Replay:
         recorded, answer = next(self._exchanges, (None, None))
         if recorded is None or answer is None:
             raise LinkError(
-                f"the recording {str(self.path)!r} must hold an answer to `{kind}`, but ends after {self._count} requests", "replay"
+                f"the recording {str(self.path)!r} must hold an answer to `{kind}`, but ends after {self._count} requests; "
+                "sim.disconnect(chip) begins it anew",
+                "replay",
             )
         if [bytes(frame) for frame in recorded] != [bytes(frame) for frame in asked]:
             expected = decode(recorded)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from simulator.link.addresses import CLIENTS, SERVER, check_address, load_key
+from simulator.link.addresses import CLIENTS, SERVER, check_address, load_key, require_free
 from simulator.link.device import Device, DeviceError, NoRoomError, NotTakenError
 from simulator.link.handlers import Answer, Handler, handlers
 from simulator.link.messages import MESSAGE_BYTES, Frame, Message, MessageError, as_plain, decode, encode, one_line
@@ -112,6 +112,7 @@ class Server:
         try:
             if keys is not None:
                 self._require_keys(Path(keys), ThreadAuthenticator(self._context))
+            require_free(address)
             self._socket.bind(address)
         except zmq.ZMQError as error:
             self.close()

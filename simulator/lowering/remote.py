@@ -131,6 +131,7 @@ class RemoteLayer(HardwareLayer):
             else:
                 self._ranges_gone = bool(self.ranges) and not self._description.ranges_given
         if self._saved is not None:
+            self._open()  # with the masters that were loaded with it, which need not be those that it was opened with
             self._load(self._saved)
             state = self._saved[0].get("state")
             self._saved, self._ranges_gone = None, False
@@ -168,8 +169,9 @@ class RemoteLayer(HardwareLayer):
     @torch.no_grad()
     def program(self, seed: int, trial: int) -> None:
         """Send the master weights and have them programmed."""
-        self._write(seed, trial)
+        # Said first: where this fails, a read must not program what nobody asked for.
         self._programming_seed, self.trial = seed, trial
+        self._write(seed, trial)
 
     def _write(self, seed: int, trial: int) -> None:
         self._ready()
