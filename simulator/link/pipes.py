@@ -23,7 +23,7 @@ _COUNT = struct.Struct("<H")
 """Frames of a message: their lengths follow, two bytes each, and then they themselves."""
 
 
-SPIN_SECONDS = 0.002
+SPIN_SECONDS = 0.004
 """For so long at most an end looks for a message again and again: to be woken takes a tenth of a millisecond, and whoever slept goes on
 with cold caches."""
 SHORT_SECONDS = 0.02
