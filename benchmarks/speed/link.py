@@ -90,6 +90,8 @@ def measure() -> pd.DataFrame:
             rows.append((f"{what}, each {IN_A_ROW} times in a row: {name}", float(np.median(row[name] / row["here"])), "", bar))
             rows.append((f"{what}, in turns: {name}", _ratio(turns), "", bar))
             rows.append((f"{what}, each after {REST_SECONDS * 1e3:.0f} ms of rest: {name}", _ratio(rested), "", bar))
+            cold = statistics.median(seconds for _, seconds in rested) / float(np.median(row["here"]))
+            rows.append((f"the one after a rest over in-process reads in a row, which caches hold: {name}", cold, "", None))
             rows.append((f"{what}, in a row, processor time of both sides: {name}", spent[name] / spent["here"], "", None))
         disconnect(by_socket)
         disconnect(remote)
