@@ -235,6 +235,15 @@ class HardwareLayer(nn.Module, ABC):
             if not bool(torch.isfinite(inputs.sum())) and not bool(torch.isfinite(inputs).all()):
                 raise ValueError(f"Layer `{self.name}`: inputs must be finite, but got NaN or infinity; check the data or the layer before")
 
+    def require_design(self, state: dict[str, Any], design: str) -> None:
+        """Refuse a stored state of another design than the one with this fingerprint."""
+        stored = state.get("design", "a chip elsewhere")
+        if stored != design:
+            raise ValueError(
+                f"Layer `{self.name}`: the stored state must be of the same design, {design}, but is of {stored}; compile the model onto "
+                "that design"
+            )
+
     def _refuse(self, inputs: Any, allowed: str) -> None:
         got = type(inputs).__name__
         if isinstance(inputs, Tensor):

@@ -238,6 +238,11 @@ def test_the_state_of_a_trained_chip_is_read_by_one_that_was_compiled_anew(desig
         first(X)
         again.load_state_dict(first.state_dict())
         assert torch.equal(again(X), first(X))
+        here = sim.compile(network(), DESIGNS[design], calibration=[X]).program(seed=6)
+        with pytest.raises(ValueError, match="must be of the same design, .* but is of a chip elsewhere; compile"):
+            here.load_state_dict(first.state_dict())
+        with pytest.raises(ValueError, match="must be of the chip at .* but is of a design in this process; connect"):
+            again.load_state_dict(here.state_dict())
         sim.disconnect(server.address)
 
 

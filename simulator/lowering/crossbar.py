@@ -403,11 +403,7 @@ class CrossbarLayer(HardwareLayer):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_extra_state` returned, onto the device of the weights."""
-        if state["design"] != self.design.fingerprint():
-            raise ValueError(
-                f"Layer `{self.name}`: the stored state must be of the same design, {self.design.fingerprint()}, "
-                f"but is of {state['design']}; compile the model onto that design"
-            )
+        self.require_design(state, self.design.fingerprint())
         cells = state["cells"]
         if cells is not None:
             mapping, (outputs, *rest) = self.design.mapping, self.weight.shape

@@ -214,11 +214,7 @@ class IntegerLayer(HardwareLayer):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_extra_state` returned."""
-        if state["design"] != self.fingerprint:
-            raise ValueError(
-                f"Layer `{self.name}`: the stored state must be of the same design, {self.fingerprint}, but is of {state['design']}; "
-                "compile the model onto that design"
-            )
+        self.require_design(state, self.fingerprint)
         self.ranges = tuple(ConverterRange(**one) for one in state["ranges"])
         self._programmed, self._loaded_mark = bool(state["programmed"]), state["mark"]
         self._programming_seed, self.trial, self.seconds = state["programming_seed"], state["trial"], state["seconds"]

@@ -235,8 +235,8 @@ class MacroLayer(MacroTiles[SRAMMacro]):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_extra_state` returned."""
-        self.boost, self.clipped = state["boost"], state["clipped"]
         super().set_extra_state(state)
+        self.boost, self.clipped = state["boost"], state["clipped"]
 
 
 def _codes(steps: Tensor, macro: SRAMMacro) -> Tensor:

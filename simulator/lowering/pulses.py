@@ -201,11 +201,7 @@ class PulseLayer(HardwareLayer):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_extra_state` returned."""
-        if state["design"] != self.design.fingerprint():
-            raise ValueError(
-                f"Layer `{self.name}`: the stored state must be of the same design, {self.design.fingerprint()}, but is of "
-                f"{state['design']}; compile the model onto that design"
-            )
+        self.require_design(state, self.design.fingerprint())
         self._programmed, self._loaded_mark = bool(state["programmed"]), state["mark"]
         self._programming_seed, self.trial, self.seconds = state["programming_seed"], state["trial"], state["seconds"]
         self.reads, self.training_reads, self.shots = state["reads"], state["training_reads"], state["shots"]

@@ -346,10 +346,11 @@ class RemoteLayer(HardwareLayer):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_extra_state` returned; the chip gets it before the next read."""
-        if state["device"] != self._description.identity:
+        stored = state.get("device", "a design in this process")
+        if stored != self._description.identity:
             raise ValueError(
                 f"Layer `{self.name}`: the stored state must be of the chip at {self.design.address}, {self._description.identity}, "
-                f"but is of {state['device']}; connect to that chip"
+                f"but is of {stored}; connect to that chip"
             )
         self._saved = None if state["saved"] is None else split(state["saved"])
         self._state, self._lost, self._ranges_saved = None, False, None
