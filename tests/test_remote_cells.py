@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import simulator as sim
 from devices import BareTiles, ComposedCell, IdealCell, RemoteChip
@@ -70,7 +71,16 @@ def test_each_programming_and_each_read_has_errors_of_its_own_and_time_passes() 
         (lambda cells: cells.read("volts"), "Argument `volts` must be numbers of two axes"),
         (lambda cells: cells.pulse(np.ones((4, 3))), "Argument `pulses` must be integers, but got float64"),
         (lambda cells: cells.read(np.zeros((1, 4)), tile=2), "Argument `tile` must be from 0 to below 2"),
-        (lambda cells: cells.read(np.zeros((1, 4)), tile=-1), "Argument `tile` must be from 0 to below 2"),
+        (lambda cells: cells.read(np.zeros((1, 4)), tile=-1), "Argument `tile` must be an integer of at least 0, but got -1"),
+        (lambda cells: cells.read(np.zeros((1, 4)), tile=0.5), "Argument `tile` must be an integer of at least 0, but got 0.5"),
+        (lambda cells: cells.program(TARGETS + 1j), "Argument `targets` must be numbers of two axes.*complex128 are no real numbers"),
+        (lambda cells: cells.program(torch.zeros(4, 3, requires_grad=True)), "Argument `targets` must be numbers of two axes"),
+        (lambda cells: cells.pulse([[1], [2, 3]]), "Argument `pulses` must be integers of two axes"),
+        (lambda cells: cells.age(-1.0), "Argument `seconds` must be a finite number of at least 0, but got -1.0"),
+        (lambda cells: cells.age("x"), "Argument `seconds` must be a finite number of at least 0, but got 'x'"),
+        (lambda cells: sim.RemoteCells("tcp://127.0.0.1:9", seed=-1), "Argument `seed` must be an integer of at least 0, but got -1"),
+        (lambda cells: sim.characterise("tcp://127.0.0.1:9", budget=3), "Argument `budget` must be a Budget or None, but got a int"),
+        (lambda cells: sim.characterise("tcp://127.0.0.1:9", folder=3), "Argument `folder` must be a path or None, but got a int"),
     ],
 )
 def test_what_is_no_array_of_the_tile_is_refused_here(call: Any, line: str) -> None:
@@ -100,5 +110,7 @@ def test_a_chip_without_cells_is_refused_and_the_lease_given_back() -> None:
     with Server(CountingCells(), "tcp://127.0.0.1:0") as server:
         with sim.RemoteCells(server.address) as cells:
             cells.program(TARGETS)
+        with pytest.raises(ValueError, match="were given back by close"):
+            cells.status()
         with sim.RemoteCells(server.address) as other:
             assert other.status()["lease"]["holder"] is None

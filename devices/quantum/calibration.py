@@ -187,7 +187,7 @@ def calibrate(
 
 
 POOR: Final = 0.99
-"""Average gate fidelity without relaxation below which a calibrated gate is pointed out."""
+"""Average gate fidelity without relaxation below which a calibrated gate is pointed out: a choice of ours, no published bound."""
 
 LARGEST_READOUT = 32
 """Bit strings up to which every one is prepared."""

@@ -203,7 +203,11 @@ def characterise(
     >>> bool(spread["low"] < 1e-6 < spread["high"])
     True
     """
-    plan = budget or Budget()
+    plan = Budget() if budget is None else budget
+    if not isinstance(plan, Budget):
+        raise ValueError(f"Argument `budget` must be a Budget or None, but got a {type(plan).__name__}")
+    if folder is not None and not isinstance(folder, str | Path):
+        raise ValueError(f"Argument `folder` must be a path or None, but got a {type(folder).__name__}")
     with RemoteCells(chip, keys=keys, seed=seed) as cells:
         limits = cells.limits
         if not 0 <= tile < limits.tiles:

@@ -91,7 +91,8 @@ class SharedPlace(Request):
     """Where a server's memory and pipes are found by a client on the same machine.
 
     ``descriptor`` and ``name`` are of the memory (`simulator.link.shared_memory`), ``requests`` and ``answers`` the descriptor and the
-    number of each pipe (`simulator.link.pipes`); a client that uses them gives its socket its session's name as identity.
+    number of each pipe (`simulator.link.pipes`); a client that uses them gives its socket its session's name as identity, and
+    writes each message to its pipe at once, as a packet (``O_DIRECT``).
     """
 
     process: Annotated[int, Field(ge=1, lt=1 << 31)]

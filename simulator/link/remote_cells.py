@@ -1,5 +1,7 @@
 """The bare cells of a chip elsewhere, as a measurement in a laboratory sees them."""
 
+import math
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +11,7 @@ import numpy.typing as npt
 from devices.remote import RemoteChip
 from simulator.link.client import Connection
 from simulator.link.device import Cells
+from simulator.link.messages import Message
 
 
 class RemoteCells:
@@ -55,9 +58,9 @@ class RemoteCells:
 
     def __init__(self, chip: RemoteChip | str, *, keys: str | Path | None = None, seed: int = 0) -> None:
         remote = chip if isinstance(chip, RemoteChip) else RemoteChip(address=chip, keys=None if keys is None else str(keys))
-        self.seed = seed
+        self.seed = _whole("seed", seed)
         self.programmings = self.pulsings = self.reads = 0
-        self._connection = Connection(remote)
+        self._connection, self._closed = Connection(remote), False
         try:
             self.description = self._connection.describe()
             if self.description.cells is None:
@@ -74,7 +77,10 @@ class RemoteCells:
 
     def pulse(self, pulses: npt.ArrayLike, *, tile: int = 0) -> None:
         """Send each cell of a tile so many pulses, potentiating above zero: integers of shape (rows, columns)."""
-        counts = np.asarray(pulses)
+        try:
+            counts = np.asarray(pulses)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"Argument `pulses` must be integers of two axes, but cannot be read as such ({error})") from None
         if counts.dtype.kind not in "iu":
             raise ValueError(f"Argument `pulses` must be integers, but got {counts.dtype}; do round them")
         self._ask("pulse_cells", tile, {"step": self.pulsings}, pulses=counts.astype(np.int64))
@@ -87,18 +93,21 @@ class RemoteCells:
 
     def age(self, seconds: float) -> None:
         """Let simulated time pass for all cells; a real chip is waited for instead."""
-        self._connection.request("age_cells", {"seconds": float(seconds)})
+        if isinstance(seconds, bool) or not isinstance(seconds, Real) or not 0 <= seconds < math.inf:
+            raise ValueError(f"Argument `seconds` must be a finite number of at least 0, but got {seconds!r}")
+        self._request("age_cells", {"seconds": float(seconds)})
 
     def reset(self) -> None:
         """Have the chip forget what its cells, and layers on it, hold."""
-        self._connection.request("reset")
+        self._request("reset")
 
     def status(self) -> dict[str, Any]:
         """Return what the chip says of how it is, and who holds it."""
-        return self._connection.request("status").body
+        return self._request("status").body
 
     def close(self) -> None:
-        """Give the chip back."""
+        """Give the chip back; nothing can be asked of it by this object any more."""
+        self._closed = True
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -108,15 +117,29 @@ class RemoteCells:
         self.close()
 
     def _ask(self, kind: str, tile: int, body: dict[str, Any], **arrays: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        if not 0 <= tile < self.limits.tiles:
+        if _whole("tile", tile) >= self.limits.tiles:
             raise ValueError(f"Argument `tile` must be from 0 to below {self.limits.tiles}, the chip's tiles, but got {tile}")
-        return self._connection.request(kind, {"tile": int(tile), **body}, arrays).arrays
+        return self._request(kind, {"tile": int(tile), **body}, arrays).arrays
+
+    def _request(self, kind: str, body: dict[str, Any] | None = None, arrays: dict[str, npt.NDArray[Any]] | None = None) -> Message:
+        if self._closed:  # a request would begin another session, which nobody closes
+            raise ValueError(f"the cells of {self.description.name} were given back by close(); make another RemoteCells")
+        return self._connection.request(kind, body, arrays)
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise ValueError(f"Argument `{name}` must be an integer of at least 0, but got {value!r}")
+    return int(value)
 
 
 def _floats(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float32]:
     try:
-        found = np.asarray(values, np.float32)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(values)
+        if given.dtype.kind not in "biuf":
+            raise TypeError(f"{given.dtype} are no real numbers")
+        found = given.astype(np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of a tensor that requires a gradient
         raise ValueError(f"Argument `{name}` must be numbers of two axes, but cannot be read as such ({error})") from None
     if found.ndim != 2 or not np.isfinite(found).all():
         raise ValueError(f"Argument `{name}` must be finite numbers of two axes, but got shape {found.shape}, or nan or inf among them")
